@@ -1,0 +1,80 @@
+"""Files are written under a temporary name and renamed: a reader never sees half of one."""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mobilenets.errors import InputError, WriteFailed
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed onto it when the block ends without an error.
+
+    On any error the temporary file goes and `path` is as it was. A full disk or a missing
+    permission becomes `WriteFailed`.
+    """
+    temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise write_failed(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_failed(path: Path, error: OSError) -> WriteFailed:
+    """The designed form of an operating-system error met while writing `path`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        what, remedy = (
+            "the disk is full, so this file was not written",
+            "Free some space and run the same command again.",
+        )
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        what, remedy = "no permission to write here", "Choose another place with -o."
+    else:
+        what, remedy = f"could not be written ({error.strerror or error})", "Choose another place with -o."
+    return WriteFailed(f"{what}.", file=path, remedy=f"{remedy} What was there before is untouched.")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all, and flushed to the disk."""
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8. A lone surrogate (undecodable file name) is written as its escape."""
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON; NaN and infinity are refused by `json`."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in `path`; `InputError` names the file, line and column where it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read ({error}).", file=path) from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}.", file=path
+        ) from error
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
