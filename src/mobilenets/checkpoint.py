@@ -156,7 +156,7 @@ def _read(path: Path) -> Checkpoint:
             if METADATA_KEY not in metadata:
                 raise CheckpointError(
                     "is a safetensors file, but not one of ours: it has no manifest.",
-                    remedy=f"If it holds a MobileNet's weights: mobilenets import {printable(str(path))} -o model.safetensors",
+                    remedy=f"To convert it: mobilenets import {printable(str(path))} -o model.safetensors",
                 )
             manifest = Manifest.from_json(_json(metadata[METADATA_KEY]))
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -207,7 +207,8 @@ def _check_tensors(spec: Spec, found: Mapping[str, Sequence[int]]) -> None:
             raise CheckpointError(f"tensor '{name}' is missing; {spec.name} needs it with shape {shape}.")
         if tuple(found[name]) != shape:
             raise CheckpointError(
-                f"tensor '{name}' has shape {tuple(found[name])}; {spec.name} with {spec.classes} classes needs {shape}."
+                f"tensor '{name}' has shape {tuple(found[name])}; "
+                f"{spec.name} with {spec.classes} classes needs {shape}."
             )
     extra = next((name for name in found if name not in expected), None)
     if extra is not None:
