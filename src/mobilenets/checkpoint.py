@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from mobilenets import spec as specs
 from mobilenets.errors import CheckpointError, MobilenetsError
-from mobilenets.files import replacing
+from mobilenets.files import write_bytes
 from mobilenets.preprocessing import Preprocessing
 from mobilenets.spec import Spec
 from mobilenets.text import printable
@@ -79,6 +79,9 @@ class Manifest:
                 f"was written in format version {version}; this program reads up to {FORMAT_VERSION}.",
                 remedy="Upgrade with: pip install -U mobilenets",
             )
+        for name, kind in (("labels", list), ("metrics", dict), ("provenance", dict), ("licence", str)):
+            if not isinstance(value.get(name), kind):
+                raise CheckpointError(f"its manifest is incomplete: no {kind.__name__} under '{name}'.")
         try:
             return Manifest(
                 spec=specs.from_json(value["spec"]),
@@ -116,15 +119,16 @@ class Checkpoint:
     def save(self, path: str | Path) -> Path:
         """Write to `path` (`.safetensors`), whole or not at all."""
         path = Path(path)
-        metadata = {METADATA_KEY: json.dumps(self.manifest.to_json())}
+        manifest = self.manifest.to_json()
         if self.trained_on:
-            metadata["trained_on"] = "".join(sorted(self.trained_on))
+            manifest["trained_on"] = "".join(sorted(self.trained_on))
+        # One key: safetensors writes several in random order, and equal runs give equal files.
+        metadata = {METADATA_KEY: json.dumps(manifest)}
         ordered = {
             name: np.ascontiguousarray(self.tensors[name], dtype=np.float32)
             for name in specs.tensor_shapes(self.spec)
         }
-        with replacing(path) as temporary:
-            save_file(ordered, temporary, metadata)
+        write_bytes(path, save(ordered, metadata))
         return path
 
 
@@ -158,7 +162,8 @@ def _read(path: Path) -> Checkpoint:
                     "is a safetensors file, but not one of ours: it has no manifest.",
                     remedy=f"To convert it: mobilenets import {printable(str(path))} -o model.safetensors",
                 )
-            manifest = Manifest.from_json(_json(metadata[METADATA_KEY]))
+            value = _json(metadata[METADATA_KEY])
+            manifest = Manifest.from_json(value)
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             _check_tensors(manifest.spec, found)
             tensors = {name: file.get_tensor(name) for name in specs.tensor_shapes(manifest.spec)}
@@ -167,7 +172,9 @@ def _read(path: Path) -> Checkpoint:
     for name, array in tensors.items():
         if array.dtype != np.float32:
             raise CheckpointError(f"tensor '{name}' is {array.dtype}; a checkpoint holds float32.")
-    remembered = metadata.get("trained_on", "")
+    remembered = value.get("trained_on", "")
+    if not isinstance(remembered, str):
+        raise CheckpointError("its manifest has no text under 'trained_on'.")
     size = 2 * _DIGEST_BYTES
     digests = frozenset(remembered[i : i + size] for i in range(0, len(remembered), size))
     return Checkpoint(manifest, tensors, digests)
@@ -176,15 +183,15 @@ def _read(path: Path) -> Checkpoint:
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"its manifest is not valid JSON ({error.msg}).") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"its manifest is not valid JSON ({error}).") from error
 
 
 def _refuse_foreign(path: Path) -> None:
     """Name what the file is where it is something else; opening it comes after."""
     try:
         with path.open("rb") as stream:
-            magic = stream.read(8)
+            magic = stream.read(9)
     except FileNotFoundError as error:
         raise CheckpointError(
             "there is no such model file.", remedy="A model is a run folder, a .safetensors file or a bundle."
@@ -193,7 +200,8 @@ def _refuse_foreign(path: Path) -> None:
         raise CheckpointError(f"cannot be read ({error.strerror}).") from error
     if not magic:
         raise CheckpointError("is empty.")
-    if magic.startswith((b"PK\x03\x04", b"\x80")):
+    begins_json = magic[8:] == b"{"  # after the eight bytes of a safetensors header's length
+    if magic.startswith((b"PK\x03\x04", b"\x80")) and not begins_json:
         raise CheckpointError(
             "is a PyTorch pickle; models are never loaded from pickles, which can run any code.",
             remedy=f"To convert it safely: mobilenets import {printable(str(path))} -o model.safetensors",
@@ -201,15 +209,15 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _check_tensors(spec: Spec, found: Mapping[str, Sequence[int]]) -> None:
-    expected = specs.tensor_shapes(spec)
+    expected, network = specs.tensor_shapes(spec), printable(spec.name)
     for name, shape in expected.items():
         if name not in found:
-            raise CheckpointError(f"tensor '{name}' is missing; {spec.name} needs it with shape {shape}.")
+            raise CheckpointError(f"tensor '{name}' is missing; {network} needs it with shape {shape}.")
         if tuple(found[name]) != shape:
             raise CheckpointError(
                 f"tensor '{name}' has shape {tuple(found[name])}; "
-                f"{spec.name} with {spec.classes} classes needs {shape}."
+                f"{network} with {spec.classes} classes needs {shape}."
             )
     extra = next((name for name in found if name not in expected), None)
     if extra is not None:
-        raise CheckpointError(f"tensor '{printable(extra)}' does not belong to {spec.name}.")
+        raise CheckpointError(f"tensor '{printable(extra)}' does not belong to {network}.")

@@ -242,8 +242,7 @@ def run_pictures(
         batch_size=batch_size,
         on_error=note,
     )
-    total = -(-len(pictures) // batch_size)
-    for indices, pixels in progress.track(feed, total, "evaluating"):
+    for indices, pixels in progress.track(feed, len(pictures), "evaluating", size=lambda item: len(item[0])):
         logits.append(session.run(pixels))
         kept += [pictures[i] for i in indices]
     if not kept:

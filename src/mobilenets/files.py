@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,8 @@ from mobilenets.errors import InputError, WriteFailed
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed onto it when the block ends without an error.
 
-    On any error the temporary file goes and `path` is as it was. A full disk or a missing
-    permission becomes `WriteFailed`.
+    The block makes a file there, or a folder where `path` does not exist yet. On any error what it
+    made goes, and `path` is as it was. A full disk or a missing permission becomes `WriteFailed`.
     """
     temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}.tmp")
     try:
@@ -27,6 +28,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise write_failed(path, error) from error
     finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
 
 

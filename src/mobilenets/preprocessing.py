@@ -6,6 +6,7 @@ result comes from the `Spec` alone.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, assert_never, get_args
@@ -59,12 +60,23 @@ class Preprocessing:
             if getattr(self, field) not in get_args(choices):
                 accepted = ", ".join(get_args(choices))
                 raise InputError(f"preprocessing: {field} is {getattr(self, field)!r}; accepted: {accepted}.")
+        for field in ("exif", "antialias"):
+            if not isinstance(getattr(self, field), bool):
+                raise InputError(
+                    f"preprocessing: {field} is {getattr(self, field)!r}; accepted: true, false."
+                )
+        numbers = (self.crop_fraction, self.scale, *self.mean, *self.std)
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+            raise InputError("preprocessing: crop_fraction, scale, mean and std take finite numbers.")
         if not 0 < self.crop_fraction <= 1:
             raise InputError(f"preprocessing: crop_fraction is {self.crop_fraction!r}; it must be in (0, 1].")
         if not self.scale > 0:
             raise InputError(f"preprocessing: scale is {self.scale!r}; it must be above 0.")
-        if not all(isinstance(v, int) and 0 <= v <= 255 for v in (*self.background, self.pad_value)):
-            raise InputError("preprocessing: background and pad_value take whole numbers from 0 to 255.")
+        colours = (*self.background, self.pad_value)
+        if len(colours) != 4 or not all(isinstance(v, int) and 0 <= v <= 255 for v in colours):
+            raise InputError(
+                "preprocessing: background takes three whole numbers from 0 to 255, pad_value one of them."
+            )
         for field in ("mean", "std"):
             if len(getattr(self, field)) != self.channels:
                 raise InputError(
@@ -89,20 +101,18 @@ class Preprocessing:
         try:
             fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
             return Preprocessing(**fields)
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:
             raise InputError(f"not a preprocessing description ({error}).") from error
 
 
-def for_channels(channels: int, mean: float = 0.5, std: float = 0.5, **changes: Any) -> Preprocessing:
+def for_channels(channels: int, mean: float = 0.5, std: float = 0.5) -> Preprocessing:
     """A `Preprocessing` for pictures of 1, 3 or 4 channels with one mean and std for all of them."""
     if channels not in MODE_OF_CHANNELS:
         raise InputError(
             f"pictures have 1, 3 or 4 channels; this network takes {channels}.",
             remedy="Feed such a network with your own tensors, from Python.",
         )
-    return Preprocessing(
-        mode=MODE_OF_CHANNELS[channels], mean=(mean,) * channels, std=(std,) * channels, **changes
-    )
+    return Preprocessing(mode=MODE_OF_CHANNELS[channels], mean=(mean,) * channels, std=(std,) * channels)
 
 
 def to_mode(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:

@@ -112,6 +112,8 @@ class Block:
 
     def __post_init__(self) -> None:
         _check_count("block", "stage", self.stage, least=0)
+        if not isinstance(self.residual, bool):
+            raise SpecError(f"block: residual is {self.residual!r}; it must be true or false.")
         if not self.ops:
             raise SpecError("a block has no ops; it needs at least one.")
         names = [op.name for op in self.ops]
@@ -158,6 +160,9 @@ class Spec:
 
     def __post_init__(self) -> None:
         owner = f"spec {self.name!r}"
+        for field in ("name", "source"):
+            if not isinstance(getattr(self, field), str):
+                raise SpecError(f"{owner}: {field} is {getattr(self, field)!r}; it must be text.")
         _check_count(owner, "classes", self.classes)
         _check_count(owner, "channels", self.channels)
         _check_count(owner, "resolution", self.resolution, least=MIN_RESOLUTION)

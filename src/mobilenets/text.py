@@ -1,6 +1,7 @@
 """Names of files and labels, made safe for the place where they land."""
 
 import unicodedata
+from collections.abc import Sequence
 
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
@@ -32,6 +33,12 @@ def spreadsheet_cell(text: str) -> str:
 def count(n: int, noun: str, plural: str | None = None) -> str:
     """`3 pictures`, `1 picture`, `1,024 pictures`."""
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
+def first_few(items: Sequence[str], shown: int = 5) -> str:
+    """`a, b, c, d, e and 7 more`: enough of a long list for a message."""
+    rest = len(items) - shown
+    return ", ".join(items[:shown]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def duration(seconds: float) -> str:

@@ -530,36 +530,108 @@ def universal_inverted_bottleneck(row: UibRow, c_in: int, out: int) -> Block:
 # --- names ----------------------------------------------------------------------------------
 
 
+class Published(NamedTuple):
+    """Top-1 accuracy on ImageNet's validation set in percent, at the default resolution, and who says so."""
+
+    top1: float | None
+    source: str
+
+
 class Entry(NamedTuple):
     """What a name's prefix stands for."""
 
     build: Callable[..., Spec]
     """Takes `width` and the keywords `rule`, `classes`, `resolution`, `channels`."""
-    widths: tuple[float, ...]
+    published: dict[float, Published]
     """The widths that somebody published; any other that the rule allows works as well."""
     about: str
     plain_at_1: bool = False
     """Whether the name at width 1.0 carries no number, as V4's do."""
 
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """The published widths."""
+        return tuple(self.published)
+
+
+_V1_PAPER = "arXiv 1704.04861"
+_SLIM = "TF-slim README"
+_V3_TABLE_3 = "arXiv 1905.02244, Table 3"
+_V4_TABLE_6 = "arXiv 2404.10518, Table 6"
 
 ZOO: dict[str, Entry] = {
-    "mobilenet_v1": Entry(v1, (0.25, 0.5, 0.75, 1.0), "depthwise separable convolutions"),
-    "mobilenet_v1_shallow": Entry(partial(v1, shallow=True), (1.0,), "V1 without its five 14×14×512 layers"),
-    "mobilenet_v1_full": Entry(partial(v1, full=True), (1.0,), "V1's baseline with full convolutions"),
-    "mobilenet_v2": Entry(v2, (0.35, 0.5, 0.75, 1.0, 1.3, 1.4), "inverted residuals, linear bottlenecks"),
-    "mobilenet_v3_large": Entry(
-        v3_large, (0.75, 1.0), "platform-aware search, hard-swish, squeeze-and-excite"
+    "mobilenet_v1": Entry(
+        v1,
+        {
+            0.25: Published(50.6, f"{_V1_PAPER}, Table 6"),
+            0.5: Published(63.7, f"{_V1_PAPER}, Table 6"),
+            0.75: Published(68.4, f"{_V1_PAPER}, Table 6"),
+            1.0: Published(70.6, f"{_V1_PAPER}, Table 6"),
+        },
+        "depthwise separable convolutions",
     ),
-    "mobilenet_v3_small": Entry(v3_small, (0.5, 0.75, 1.0), "as Large, for smaller budgets"),
+    "mobilenet_v1_shallow": Entry(
+        partial(v1, shallow=True),
+        {1.0: Published(65.3, f"{_V1_PAPER}, Table 5")},
+        "V1 without its five 14×14×512 layers",
+    ),
+    "mobilenet_v1_full": Entry(
+        partial(v1, full=True),
+        {1.0: Published(71.7, f"{_V1_PAPER}, Table 4")},
+        "V1's baseline with full convolutions",
+    ),
+    "mobilenet_v2": Entry(
+        v2,
+        {
+            0.35: Published(60.3, _SLIM),
+            0.5: Published(65.4, _SLIM),
+            0.75: Published(69.8, _SLIM),
+            1.0: Published(72.0, "arXiv 1801.04381, Table 4"),
+            1.3: Published(74.4, _SLIM),
+            1.4: Published(74.7, "arXiv 1801.04381, Table 4"),
+        },
+        "inverted residuals, linear bottlenecks",
+    ),
+    "mobilenet_v3_large": Entry(
+        v3_large,
+        {0.75: Published(73.3, _V3_TABLE_3), 1.0: Published(75.2, _V3_TABLE_3)},
+        "platform-aware search, hard-swish, squeeze-and-excite",
+    ),
+    "mobilenet_v3_small": Entry(
+        v3_small,
+        {
+            0.5: Published(57.9, "timm 1.0.31, lamb_in1k"),
+            0.75: Published(65.4, _V3_TABLE_3),
+            1.0: Published(67.4, _V3_TABLE_3),
+        },
+        "as Large, for smaller budgets",
+    ),
     "mobilenet_v3_large_minimalistic": Entry(
-        partial(v3_large, minimalistic=True), (1.0,), "V3 with plain ops: ReLU, 3×3, no gates"
+        partial(v3_large, minimalistic=True),
+        {1.0: Published(72.3, _SLIM)},
+        "V3 with plain ops: ReLU, 3×3, no gates",
     ),
     "mobilenet_v3_small_minimalistic": Entry(
-        partial(v3_small, minimalistic=True), (1.0,), "V3 with plain ops: ReLU, 3×3, no gates"
+        partial(v3_small, minimalistic=True),
+        {1.0: Published(61.9, _SLIM)},
+        "V3 with plain ops: ReLU, 3×3, no gates",
     ),
-    "mobilenet_v4_conv_small": Entry(v4_conv_small, (0.35, 0.5, 1.0), "universal inverted bottlenecks", True),
-    "mobilenet_v4_conv_medium": Entry(v4_conv_medium, (1.0,), "universal inverted bottlenecks", True),
-    "mobilenet_v4_conv_large": Entry(v4_conv_large, (1.0,), "universal inverted bottlenecks", True),
+    "mobilenet_v4_conv_small": Entry(
+        v4_conv_small,
+        {
+            0.35: Published(None, "timm 1.0.31, no weights"),
+            0.5: Published(64.8, "timm 1.0.31, e3000_r224_in1k"),
+            1.0: Published(73.8, _V4_TABLE_6),
+        },
+        "universal inverted bottlenecks",
+        True,
+    ),
+    "mobilenet_v4_conv_medium": Entry(
+        v4_conv_medium, {1.0: Published(79.9, _V4_TABLE_6)}, "universal inverted bottlenecks", True
+    ),
+    "mobilenet_v4_conv_large": Entry(
+        v4_conv_large, {1.0: Published(82.9, _V4_TABLE_6)}, "universal inverted bottlenecks", True
+    ),
 }
 
 
@@ -603,3 +675,9 @@ def build(
     if resolution is None:
         return entry.build(width, rule=rule, classes=classes, channels=channels)
     return entry.build(width, rule=rule, classes=classes, channels=channels, resolution=resolution)
+
+
+def published(name: str) -> Published | None:
+    """The published accuracy of a named network, or `None` where nobody published that width."""
+    prefix, width = parse(name)
+    return ZOO[prefix].published.get(width)

@@ -33,5 +33,6 @@ def check_pixels(pixels: NDArray[np.uint8], spec: Spec) -> None:
         raise InputError(f"the pixels are {kind}; a session takes uint8 (0–255), unnormalised.")
     if pixels.ndim != 4 or pixels.shape[1:] != expected or not len(pixels):
         raise InputError(
-            f"the pixels have shape {pixels.shape}; {spec.name} takes N×{'×'.join(map(str, expected))} with N ≥ 1."
+            f"the pixels have shape {pixels.shape}; {spec.name} takes "
+            f"N×{'×'.join(map(str, expected))} with N ≥ 1."
         )

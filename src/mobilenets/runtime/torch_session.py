@@ -20,7 +20,8 @@ class TorchSession:
             torch.set_num_threads(threads)
         self.manifest = checkpoint.manifest
         self.trained_on = checkpoint.trained_on
-        self._network = from_checkpoint(checkpoint).to(device, memory_format=torch.channels_last)
+        self._network = from_checkpoint(checkpoint).to(device)
+        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         factor, offset = affine(self.manifest.preprocessing)
         self._factor, self._offset = torch.from_numpy(factor).to(device), torch.from_numpy(offset).to(device)
         self._device = device
@@ -29,7 +30,7 @@ class TorchSession:
         """See `Session.run`."""
         check_pixels(pixels, self.manifest.spec)
         with torch.inference_mode():
-            batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device)
+            batch = torch.from_numpy(np.array(pixels, order="C")).to(self._device)
             normalised = batch.to(torch.float32) * self._factor + self._offset
             logits: NDArray[np.float32] = self._network(normalised.permute(0, 3, 1, 2)).cpu().numpy()
         return logits

@@ -1,0 +1,285 @@
+"""The verbs that work on pictures and models: call, print, and say what to type next."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mobilenets import recipe as recipes
+from mobilenets.cli.terminal import TerminalProgress, say, show, show_json, show_table
+from mobilenets.errors import InputError, MobilenetsError, UnknownName
+from mobilenets.evaluation import Evaluation
+from mobilenets.evaluation import evaluate as evaluate_folder
+from mobilenets.files import read_json, write_text
+from mobilenets.folder import Folder, Split, scan
+from mobilenets.prediction import predict as predict_pictures
+from mobilenets.prediction import to_csv
+from mobilenets.recipe import Recipe
+from mobilenets.runtime import open_session
+from mobilenets.spec import Padding
+from mobilenets.text import count, printable
+
+_SPLITS: dict[str, Split | None] = {"train": "train", "val": "val", "test": "test", "all": None}
+
+
+def command_line(words: Sequence[str]) -> str:
+    """A command as one would type it, with quotes where they are needed."""
+    return printable(shlex.join(["mobilenets", *words]))
+
+
+def train(
+    folder: Path,
+    *,
+    model: str | None,
+    init: Path | None,
+    resolution: int | None,
+    recipe: str | None,
+    settings: Sequence[str],
+    seed: int,
+    strict: bool,
+    device: str | None,
+    output: Path | None,
+    resume: Path | None,
+    print_recipe: bool,
+) -> None:
+    """`mobilenets train`."""
+    chosen = _recipe(recipe or ("finetune" if init else "scratch"), settings)
+    if print_recipe:
+        show_json(chosen.to_json())
+        return
+    if resume is not None and any((model, init, resolution, recipe, settings, output)):
+        raise InputError(
+            "--resume goes on with the choices that are stored with the run; leave the other options out.",
+            remedy=f"That is: {command_line(['train', str(folder), '--resume', str(resume)])}",
+        )
+    progress = TerminalProgress()
+    from mobilenets.training import stored_plan
+    from mobilenets.training import train as run_training
+
+    if resume is not None:
+        seed = stored_plan(resume).seed
+    scanned = scan(folder, seed=seed, strict=strict, progress=progress)
+    show_problems(scanned)
+    run = run_training(
+        scanned,
+        model=model,
+        init=init,
+        recipe=chosen,
+        resolution=resolution,
+        seed=seed,
+        out=output,
+        resume=resume,
+        device=device,
+        command=command_line(sys.argv[1:]),
+        progress=progress,
+    )
+    show_scores(run.evaluation, "test")
+    path = printable(str(run.path))
+    say(f"\nWritten to {path}: model.safetensors, report.html, {', '.join(_named(run.files))}")
+    say(f"Look at    {path}/report.html")
+    say(f"Next       {command_line(['predict', str(run.path), 'PICTURE'])}")
+    say(f"           {command_line(['export', str(run.path), '--to', 'onnx'])}")
+
+
+def _named(files: Sequence[Path]) -> list[str]:
+    return [file.name for file in files if file.name != "report.html"]
+
+
+def _recipe(name: str, settings: Sequence[str]) -> Recipe:
+    file = Path(name)
+    if file.suffix == ".json" or file.exists():
+        try:
+            chosen = recipes.from_json(read_json(file))
+        except MobilenetsError as error:
+            raise error.in_file(file) from error
+    else:
+        chosen = recipes.preset(name)
+    changes = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set takes KEY=VALUE, such as rate=0.001: got '{printable(setting)}'.")
+        changes[key.strip()] = value.strip()
+    return recipes.with_settings(chosen, changes)
+
+
+def show_problems(folder: Folder) -> None:
+    """What the scan found: counts by kind, and the first files of each."""
+    for kind, used, names in _problem_groups(folder):
+        listed = ", ".join(printable(name) for name in names[:3]) + (" …" if len(names) > 3 else "")
+        verb = "used" if used else "left out"
+        say(f"{verb}: {count(len(names), 'file')} {kind}: {listed}")
+
+
+def _problem_groups(folder: Folder) -> list[tuple[str, bool, list[str]]]:
+    groups: dict[tuple[str, bool], list[str]] = {}
+    for problem in folder.problems:
+        groups.setdefault((problem.kind, problem.used), []).append(problem.name)
+    return sorted(((kind, used, names) for (kind, used), names in groups.items()), key=lambda g: g[1])
+
+
+def show_scores(evaluation: Evaluation, split: str) -> None:
+    """The last lines that matter: score with interval, and the classes that are worst."""
+    show(f"\naccuracy on {split}           {evaluation.accuracy}")
+    show(f"balanced accuracy           {evaluation.balanced_accuracy}")
+    if len(evaluation.labels) > 10:
+        show(f"right label among best 5    {evaluation.top(5)}")
+
+
+def evaluate(model: str, folder: Path, *, split: str | None, engine: str | None, as_json: bool) -> None:
+    """`mobilenets evaluate`."""
+    if split is not None and split not in _SPLITS:
+        raise UnknownName("split", split, _SPLITS)
+    progress = TerminalProgress()
+    session = open_session(model, engine=engine)
+    scanned = scan(folder, purpose="evaluate", progress=progress)
+    show_problems(scanned)
+    chosen = split or ("test" if scanned.split("test") else "all")
+    result = evaluate_folder(session, scanned, split=_SPLITS[chosen], progress=progress)
+    say(f"{count(len(result.truth), 'picture')} of the split '{chosen}', run in {result.engine}")
+    if result.seen:
+        say(
+            f"Careful: the model was trained on {result.seen:,} of these pictures, "
+            "so this score is better than on new ones."
+        )
+    if as_json:
+        show_json({"model": model, "split": chosen, **result.to_json()})
+        return
+    show_scores(result, chosen)
+    show("")
+    rows = sorted(result.per_class, key=lambda row: row.recall.value)
+    show_table(
+        [
+            ("class", "left"),
+            ("recall", "right"),
+            ("95 % interval", "right"),
+            ("precision", "right"),
+            ("pictures", "right"),
+        ],
+        [
+            (
+                r.label,
+                f"{r.recall.value:.1%}",
+                f"{r.recall.low:.1%} – {r.recall.high:.1%}",
+                f"{r.precision:.1%}",
+                r.n,
+            )
+            for r in rows[:30]
+        ],
+    )
+    if len(rows) > 30:
+        show(f"… and {len(rows) - 30} classes with a better recall (all of them with --json)")
+    _show_confusions(result)
+
+
+def _show_confusions(result: Evaluation) -> None:
+    counts = result.confusion.copy()
+    for i in range(len(counts)):
+        counts[i, i] = 0
+    order = counts.ravel().argsort(kind="stable")[::-1][:5]
+    pairs = [(divmod(int(i), len(counts)), int(counts.ravel()[i])) for i in order if counts.ravel()[i]]
+    if pairs:
+        show("\nmost frequent mistakes")
+    for (truth, predicted), n in pairs:
+        show(f"  {n:4d} × {printable(result.labels[truth])} taken for {printable(result.labels[predicted])}")
+
+
+def predict(
+    model: str,
+    pictures: Sequence[Path],
+    *,
+    top: int,
+    engine: str | None,
+    csv_file: Path | None,
+    as_json: bool,
+) -> None:
+    """`mobilenets predict`."""
+    results = predict_pictures(model, pictures, top=top, engine=engine, progress=TerminalProgress())
+    if csv_file is not None:
+        write_text(csv_file, to_csv(results))
+    if as_json:
+        show_json([result.to_json() for result in results])
+    else:
+        show_table(
+            [("picture", "left"), ("label", "left"), ("probability", "right"), ("then", "left")],
+            [
+                (
+                    result.path,
+                    result.label or f"unreadable: {result.error}",
+                    "" if result.probability is None else f"{result.probability:.1%}",
+                    ", ".join(
+                        f"{label} {p:.1%}"
+                        for label, p in zip(result.labels[1:], result.probabilities[1:], strict=True)
+                    ),
+                )
+                for result in results
+            ],
+        )
+    unreadable = [result for result in results if result.error is not None]
+    if unreadable and len(unreadable) == len(results):
+        raise InputError(
+            f"none of the pictures could be read: {unreadable[0].error}", file=unreadable[0].path
+        )
+    if csv_file is not None:
+        say(f"Written: {printable(str(csv_file))}")
+
+
+def import_file(
+    file: Path,
+    output: Path,
+    *,
+    padding: Padding | None,
+    eps: float | None,
+    mean: str | None,
+    std: str | None,
+    labels: str | None,
+    resolution: int | None,
+    licence: str | None,
+) -> None:
+    """`mobilenets import`."""
+    from mobilenets.weights import import_file as read_foreign
+
+    imported = read_foreign(
+        file,
+        padding=padding,
+        epsilon=eps,
+        mean=_numbers("--mean", mean),
+        std=_numbers("--std", std),
+        labels=labels,
+        resolution=resolution,
+        licence=licence,
+    )
+    for decision in imported.decisions:
+        say(decision)
+    imported.checkpoint.save(output)
+    say(f"\nWritten: {printable(str(output))}")
+    say(f"Next     {command_line(['train', 'FOLDER', '--init', str(output)])}")
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(
+            f"{option} is '{printable(text)}'; it takes one number, or one per channel: 0.5,0.5,0.5"
+        ) from error
+
+
+def export(
+    model: str, to: str, *, pictures: Path | None, opset: int, output: Path | None, as_json: bool
+) -> None:
+    """`mobilenets export`."""
+    from mobilenets.exporting import export as write_bundle
+
+    bundle = write_bundle(
+        Path(model), to, out=output, pictures=pictures, opset=opset, progress=TerminalProgress()
+    )
+    certificate = read_json(bundle.folder / "certificate.json")
+    if as_json:
+        show_json({"bundle": str(bundle.folder), "certificate": certificate})
+        return
+    show(f"Written: {printable(str(bundle.folder))}")
+    say(f"Check it on its device   python {printable(str(bundle.folder / 'selftest.py'))}")
+    say(f"Next                     {command_line(['predict', str(bundle.folder), 'PICTURE'])}")

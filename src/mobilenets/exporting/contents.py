@@ -1,0 +1,157 @@
+"""What lies in a bundle beside the model: manifest, certificate, labels, golden logits, programs, texts."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenets import __version__, machine
+from mobilenets.checkpoint import Checkpoint
+from mobilenets.exporting import card
+from mobilenets.files import sha256, write_bytes, write_json, write_text
+from mobilenets.runtime.bundle import CERTIFICATE_FILE, MANIFEST_FILE, TRAINED_ON_FILE, Bundle, bundle_json
+from mobilenets.text import printable
+from mobilenets.tolerances import LOGITS_RELATIVE, Agreement
+
+SUPPORT = "support"
+SUPPORTING = ("errors", "preprocessing", "text", "tolerances")
+"""Modules of ours that a bundle's programs use: the very same source, in a package of another name."""
+_PROGRAMS = ("predict.py", "selftest.py")
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The golden pictures and what was found on them."""
+
+    files: Sequence[Path]
+    pixels: NDArray[np.uint8]
+    """What the network sees of them: N×S×S×C."""
+    logits: NDArray[np.float32]
+    """What the source model gives for them: N×classes."""
+    found: Agreement
+    taken: int
+    """How many of them come from the user's folder."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that a conversion goes through."""
+    names = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
+    return {name: metadata.version(name) for name in names}
+
+
+def standalone(module: str) -> str:
+    """The source of one of our own modules, importing its neighbours from the bundle's package."""
+    source = resources.files("mobilenets").joinpath(f"{module}.py").read_text(encoding="utf-8")
+    return source.replace("from mobilenets.", f"from {SUPPORT}.")
+
+
+def unproven(folder: Path, checkpoint: Checkpoint, format: str, engine: str, model_file: str) -> Bundle:
+    """The bundle in the making, with nothing but its model file."""
+    return Bundle(
+        folder=folder,
+        manifest=checkpoint.manifest,
+        format=format,
+        engine=engine,
+        model_file=folder / model_file,
+        hashes={model_file: sha256(folder / model_file)},
+        trained_on=checkpoint.trained_on,
+    )
+
+
+def write(
+    bundle: Bundle, checkpoint: Checkpoint, proof: Proof, *, needs: tuple[str, ...], source_file: Path | None
+) -> None:
+    """Everything but the model and the pictures, the manifest with all hashes last."""
+    folder, manifest = bundle.folder, bundle.manifest
+    now = datetime.now(UTC)
+    certificate = _certificate(bundle, checkpoint, proof, source_file, now)
+    write_json(folder / CERTIFICATE_FILE, certificate)
+    write_json(folder / "golden.json", _golden_json(folder, proof))
+    write_json(folder / "labels.json", list(manifest.labels))
+    write_text(folder / "labels.txt", "".join(f"{printable(label)}\n" for label in manifest.labels))
+    if bundle.trained_on:
+        write_text(folder / TRAINED_ON_FILE, "".join(f"{digest}\n" for digest in sorted(bundle.trained_on)))
+    for name in _PROGRAMS:
+        source = resources.files("mobilenets.exporting").joinpath("example", name)
+        write_bytes(folder / name, source.read_bytes())
+    for module in SUPPORTING:
+        write_text(folder / SUPPORT / f"{module}.py", standalone(module))
+    used = {
+        name: version
+        for name, version in versions().items()
+        if any(need.startswith(f"{name}>") for need in needs)
+    }
+    write_text(folder / "requirements.txt", card.requirements(needs, used))
+    write_text(folder / "README.md", card.readme(manifest, certificate))
+    write_text(folder / "LICENSES.txt", card.licences(manifest, taken=proof.taken, year=now.year))
+    hashes = {
+        path.relative_to(folder).as_posix(): sha256(path) for path in folder.rglob("*") if path.is_file()
+    }
+    write_json(folder / MANIFEST_FILE, bundle_json(dataclasses.replace(bundle, hashes=hashes)))
+
+
+def _golden_json(folder: Path, proof: Proof) -> dict[str, Any]:
+    pictures = [
+        {
+            "file": file.relative_to(folder).as_posix(),
+            "sha256": sha256(file),
+            "pixels_sha256": hashlib.sha256(pixels.tobytes()).hexdigest(),
+            # The shortest decimals that give the same fp32 back, a third of what a double's need.
+            "logits": [float(str(value)) for value in row],
+        }
+        for file, pixels, row in zip(proof.files, proof.pixels, proof.logits, strict=True)
+    ]
+    return {
+        "what": "logits of the fp32 source model in torch, and the SHA-256 of the uint8 pixels it saw",
+        "pictures": pictures,
+    }
+
+
+def _certificate(
+    bundle: Bundle, checkpoint: Checkpoint, proof: Proof, source_file: Path | None, now: datetime
+) -> dict[str, Any]:
+    found, model_file = proof.found, bundle.model_file.name
+    return {
+        "verdict": "passed" if found.holds else "failed",
+        "comparison": {
+            "max_difference": found.max_difference,
+            "reference_std": found.reference_std,
+            "relative": found.relative,
+            "tolerance": LOGITS_RELATIVE,
+            "rule": "max |logit - reference logit| <= tolerance * standard deviation of the reference "
+            "logits, and the same best class on every picture where rounding cannot decide it",
+            "top1_agreement": found.top1_agreement,
+            "pictures": found.n,
+            "pictures_taken": proof.taken,
+            "batches": [1, found.n],
+        },
+        "reference": {
+            "engine": "torch",
+            "checkpoint_sha256": None if source_file is None else sha256(source_file),
+            "weights_sha256": _weights_sha256(checkpoint),
+        },
+        "candidate": {
+            "engine": bundle.engine,
+            "model_file": model_file,
+            "sha256": bundle.hashes[model_file],
+        },
+        "versions": {"mobilenets": __version__, **versions()},
+        "machine": machine.describe(),
+        "date": now.isoformat(timespec="seconds"),
+    }
+
+
+def _weights_sha256(checkpoint: Checkpoint) -> str:
+    """A hash of the tensors themselves, which a checkpoint in memory has as well."""
+    running = hashlib.sha256()
+    for name, array in checkpoint.tensors.items():
+        running.update(name.encode())
+        running.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
+    return running.hexdigest()

@@ -1,0 +1,164 @@
+"""What a run will do, decided before it starts and stored with it: enough to do it again, or go on."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mobilenets import checkpoint as checkpoints
+from mobilenets import recipe as recipes
+from mobilenets import spec as specs
+from mobilenets import zoo
+from mobilenets.checkpoint import Checkpoint
+from mobilenets.errors import CheckpointError, InputError, MobilenetsError
+from mobilenets.files import read_json, sha256
+from mobilenets.folder import Folder
+from mobilenets.network import MobileNet, build, from_checkpoint, replace_classifier
+from mobilenets.preprocessing import Preprocessing, for_channels
+from mobilenets.recipe import Recipe
+from mobilenets.spec import Spec
+
+DEFAULT_MODEL = "mobilenet_v3_small_100"
+DEFAULT_RESOLUTION = 160
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """What the result owes to the checkpoint that it started from."""
+
+    licence: str = "unstated"
+    parent: Mapping[str, Any] = field(default_factory=dict)
+    """The checkpoint's network, file hash and provenance; empty from scratch."""
+    trained_on: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the result, given the folder. Equal plans give equal weights on one CPU."""
+
+    spec: Spec
+    preprocessing: Preprocessing
+    recipe: Recipe
+    """With its number of epochs decided, and after `speed.choose` its precision and layout as well."""
+    seed: int
+    inherited: Inherited = Inherited()
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training pictures in the main phase."""
+        return self.recipe.epochs or 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; `read_plan` gives back an equal plan."""
+        return {
+            "spec": specs.to_json(self.spec),
+            "preprocessing": self.preprocessing.to_json(),
+            "recipe": self.recipe.to_json(),
+            "seed": self.seed,
+            "inherited": {
+                "licence": self.inherited.licence,
+                "parent": dict(self.inherited.parent),
+                "trained_on": sorted(self.inherited.trained_on),
+            },
+        }
+
+
+def read_plan(file: Path) -> Plan:
+    """The plan that a run folder stores; `CheckpointError` where it is damaged."""
+    value = read_json(file)
+    try:
+        inherited = value["inherited"]
+        return Plan(
+            spec=specs.from_json(value["spec"]),
+            preprocessing=Preprocessing.from_json(value["preprocessing"]),
+            recipe=recipes.from_json(value["recipe"]),
+            seed=value["seed"],
+            inherited=Inherited(
+                inherited["licence"], inherited["parent"], frozenset(inherited["trained_on"])
+            ),
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"is not a run's plan ({error!r}).", file=file) from error
+    except MobilenetsError as error:
+        raise error.in_file(file) from error
+
+
+def make_plan(
+    folder: Folder,
+    *,
+    model: str | Spec | None,
+    init: Checkpoint | None,
+    init_file: Path | None,
+    recipe: Recipe | str | None,
+    resolution: int | None,
+    seed: int,
+) -> Plan:
+    """Resolve the user's choices. Without any: V3-Small at 160 px, `scratch`; with `init`, `finetune`."""
+    if not isinstance(recipe, Recipe):
+        recipe = recipes.preset(recipe or ("finetune" if init else "scratch"))
+    recipe = dataclasses.replace(recipe, epochs=recipe.epochs_for(len(folder.split("train"))))
+    spec = _network(model, init, resolution)
+    spec = dataclasses.replace(
+        spec,
+        classes=len(folder.classes),
+        resolution=resolution or spec.resolution,
+        dropout=spec.dropout if recipe.dropout is None else recipe.dropout,
+    )
+    preprocessing = init.manifest.preprocessing if init else for_channels(spec.channels)
+    return Plan(
+        spec=spec,
+        preprocessing=dataclasses.replace(
+            preprocessing,
+            fit=recipe.fit or preprocessing.fit,
+            crop_fraction=recipe.crop_fraction or preprocessing.crop_fraction,
+        ),
+        recipe=recipe,
+        seed=seed,
+        inherited=_inherited(init, init_file),
+    )
+
+
+def load_init(init: Checkpoint | str | Path | None) -> tuple[Checkpoint | None, Path | None]:
+    """The checkpoint to start from, and its file where it came from one."""
+    if init is None or isinstance(init, Checkpoint):
+        return init, None
+    file = Path(init)
+    return checkpoints.load(file), file / checkpoints.MODEL_FILE if file.is_dir() else file
+
+
+def _inherited(init: Checkpoint | None, file: Path | None) -> Inherited:
+    if init is None:
+        return Inherited()
+    parent = {
+        "network": init.spec.name,
+        "sha256": sha256(file) if file else None,
+        "provenance": dict(init.manifest.provenance),
+    }
+    return Inherited(init.manifest.licence, parent, init.trained_on)
+
+
+def _network(model: str | Spec | None, init: Checkpoint | None, resolution: int | None) -> Spec:
+    named = model if isinstance(model, Spec) or model is None else zoo.build(model, resolution=resolution)
+    if init is None:
+        return named or zoo.build(DEFAULT_MODEL, resolution=resolution or DEFAULT_RESOLUTION)
+    if named is not None and named.blocks != init.spec.blocks:
+        raise InputError(
+            f"--model asks for {named.name}, but the checkpoint given by --init holds {init.spec.name}.",
+            remedy="Leave --model out: the network follows from the checkpoint.",
+        )
+    return init.spec
+
+
+def make_network(plan: Plan, init: Checkpoint | None, labels: tuple[str, ...]) -> MobileNet:
+    """The network to start from: fresh, or the checkpoint's, with a new classifier.
+
+    The classifier is kept where the checkpoint has the very same labels in the same order, as when a
+    run is continued on more pictures.
+    """
+    network = from_checkpoint(init) if init else build(plan.spec, seed=plan.seed)
+    if init is None or init.manifest.labels != labels:
+        network = replace_classifier(network, len(labels), seed=plan.seed)
+    network.spec = plan.spec
+    network.dropout.p = plan.spec.dropout
+    return network

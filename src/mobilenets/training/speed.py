@@ -1,0 +1,79 @@
+"""A short measurement before a run: which precision and memory layout this machine trains fastest in."""
+
+import copy
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mobilenets.recipe import Layout, Precision, Recipe
+from mobilenets.spec import Spec
+
+_CANDIDATES: tuple[tuple[Precision, Layout], ...] = (
+    ("fp32", "contiguous"),
+    ("fp32", "channels_last"),
+    ("bf16", "channels_last"),
+    ("bf16", "contiguous"),
+)
+_WARM, _TIMED, _BATCH = 1, 3, 16
+_HANDICAP = {"fp32": 1.0, "bf16": 1.25, "contiguous": 1.0, "channels_last": 1.1}
+"""By which factor a choice must win: close calls go to plain fp32, so that runs repeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """The choice, and what a picture costs with it in forward and backward pass."""
+
+    precision: Precision
+    layout: Layout
+    seconds_per_picture: float
+    measured: tuple[tuple[str, float], ...] = ()
+    """Every candidate that was tried: name → pictures per second."""
+
+
+def choose(network: nn.Module, spec: Spec, recipe: Recipe, device: torch.device) -> Speed:
+    """Time a few training steps of each candidate that the recipe leaves open; weights stay as they are."""
+    candidates = [
+        (precision, layout)
+        for precision, layout in _CANDIDATES
+        if recipe.precision in ("auto", precision) and recipe.layout in ("auto", layout)
+    ]
+    timed = {
+        choice: _seconds_per_picture(network, spec, *choice, device, recipe.batch_size)
+        for choice in candidates
+    }
+    best = min(candidates, key=lambda choice: timed[choice] * _HANDICAP[choice[0]] * _HANDICAP[choice[1]])
+    rows = tuple((f"{p}, {layout}", 1 / seconds) for (p, layout), seconds in timed.items())
+    return Speed(best[0], best[1], timed[best], rows)
+
+
+def memory_format(layout: Layout) -> torch.memory_format:
+    """PyTorch's name for a layout."""
+    return torch.channels_last if layout == "channels_last" else torch.contiguous_format
+
+
+def _seconds_per_picture(
+    network: nn.Module,
+    spec: Spec,
+    precision: Precision,
+    layout: Layout,
+    device: torch.device,
+    batch_size: int,
+) -> float:
+    n = min(_BATCH, batch_size)
+    trial = copy.deepcopy(network).to(device, memory_format=memory_format(layout)).train()  # type: ignore[call-overload]
+    pixels = torch.zeros(n, spec.channels, spec.resolution, spec.resolution, device=device)
+    pixels = pixels.contiguous(memory_format=memory_format(layout))
+    labels = torch.zeros(n, dtype=torch.long, device=device)
+    times = []
+    for _ in range(_WARM + _TIMED):
+        start = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = trial(pixels)
+        functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times[_WARM:]) / n

@@ -1,0 +1,200 @@
+"""Weights from elsewhere become checkpoints: `mobilenets import`.
+
+What the file says is taken from it (architecture, width, classes, channels); what it cannot say
+(padding, epsilon, preprocessing, labels) comes from the caller. Every choice is told in a sentence.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mobilenets
+from mobilenets import files
+from mobilenets.checkpoint import Checkpoint, Manifest
+from mobilenets.errors import InputError, LabelsError, MobilenetsError
+from mobilenets.preprocessing import MODE_OF_CHANNELS, Preprocessing, for_channels
+from mobilenets.spec import Padding, Spec
+from mobilenets.text import count, printable
+from mobilenets.weights import pytorch_file
+from mobilenets.weights.timm import Match, identify
+from mobilenets.zoo import ZOO
+
+__all__ = ["Imported", "import_file"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""What timm's own recipes normalise RGB with, for pixels scaled to [0, 1]."""
+IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A checkpoint made from somebody else's file, and what was decided on the way."""
+
+    checkpoint: Checkpoint
+    decisions: tuple[str, ...]
+    """What was found or assumed and why, in sentences; they are in the provenance too."""
+
+
+def import_file(
+    path: str | Path,
+    *,
+    padding: Padding | None = None,
+    epsilon: float | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    labels: str | Path | None = None,
+    resolution: int | None = None,
+    licence: str | None = None,
+) -> Imported:
+    """Read a PyTorch state dict (`.pt`, `.pth`, `.bin`, `.safetensors`) under timm's key names.
+
+    `padding` and `epsilon` are those that the weights were trained with; `mean` and `std` apply to
+    pixels scaled to [0, 1], one number or one per channel; `labels` is `imagenet` or a text file
+    with one label per line. What is `None` takes a default, and the decisions say which.
+
+    Raises `CheckpointError` (naming file and tensor) for a file that is damaged, foreign or does not
+    fit, `LabelsError` for labels that do not, and `InputError` for the rest.
+    """
+    path = Path(path)
+    state = pytorch_file.read(path)
+    try:
+        match = identify({name: array.shape for name, array in state.tensors.items()})
+        spec, spec_notes = _spec(match, padding, epsilon, resolution)
+        preprocessing, preprocessing_notes = _preprocessing(spec, mean, std)
+        names, label_notes = _labels(spec.classes, labels)
+        decisions = (
+            *state.notes,
+            *_found(match),
+            *spec_notes,
+            *preprocessing_notes,
+            *label_notes,
+            f"Licence of the weights: {printable(licence) if licence else 'unstated (--licence says it)'}.",
+        )
+        manifest = Manifest(
+            spec=spec,
+            labels=names,
+            preprocessing=preprocessing,
+            provenance={
+                "tool": f"mobilenets {mobilenets.__version__}",
+                "imported_from": path.name,
+                "sha256": files.sha256(path),
+                "decisions": list(decisions),
+            },
+            licence=licence or "unstated",
+        )
+        tensors = {ours: state.tensors[theirs] for ours, theirs in match.names.items()}
+        return Imported(Checkpoint(manifest, tensors), decisions)
+    except MobilenetsError as error:
+        raise error.in_file(path) from error
+
+
+def _found(match: Match) -> list[str]:
+    spec = match.spec
+    notes = [
+        f"Names and shapes are those of {spec.name} in timm: width {match.width:g}, "
+        f"{count(spec.classes, 'class', 'classes')}, {count(spec.channels, 'channel')}."
+    ]
+    if match.rule != "timm":
+        notes.append(f"Channels are rounded by the rule '{match.rule}'.")
+    if not any(match.width in entry.widths for entry in ZOO.values()):
+        notes.append("That width is the roundest number which gives these shapes.")
+    return notes
+
+
+def _spec(
+    match: Match, padding: Padding | None, epsilon: float | None, resolution: int | None
+) -> tuple[Spec, list[str]]:
+    found = match.spec
+    spec = dataclasses.replace(
+        found,
+        padding=found.padding if padding is None else padding,
+        norm_epsilon=found.norm_epsilon if epsilon is None else epsilon,
+        resolution=found.resolution if resolution is None else resolution,
+    )
+    assumed = {
+        "padding": (padding, f"padding '{spec.padding}'"),
+        "eps": (epsilon, f"batch norm epsilon {spec.norm_epsilon:g}"),
+        "resolution": (resolution, f"{spec.resolution} px"),
+    }
+    return spec, [
+        f"{text[0].upper() + text[1:]}: "
+        + ("as given." if given is not None else f"timm's default for this network (--{flag} changes it).")
+        for flag, (given, text) in assumed.items()
+    ]
+
+
+def _preprocessing(
+    spec: Spec, mean: float | Sequence[float] | None, std: float | Sequence[float] | None
+) -> tuple[Preprocessing, list[str]]:
+    channels = spec.channels
+    if channels not in MODE_OF_CHANNELS:
+        for_channels(channels)
+    usual = channels == len(IMAGENET_MEAN)
+    chosen = dataclasses.replace(
+        for_channels(channels),
+        mean=_per_channel("mean", (IMAGENET_MEAN if usual else 0.5) if mean is None else mean, channels),
+        std=_per_channel("std", (IMAGENET_STD if usual else 0.5) if std is None else std, channels),
+    )
+    text = f"Mean {_listed(chosen.mean)}, std {_listed(chosen.std)}: "
+    if mean is not None and std is not None:
+        text += "as given."
+    elif usual:
+        text += "what was not given is ImageNet's, as usual in timm; TensorFlow's weights need 0.5 for both."
+    else:
+        text += "what was not given is 0.5, which makes pixels lie between -1 and 1."
+    return chosen, [text, "Pictures: shorter side / 0.875, centre square, bilinear."]
+
+
+def _listed(values: Sequence[float]) -> str:
+    return "/".join(f"{value:g}" for value in values)
+
+
+def _per_channel(field: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:
+    values = (float(value),) if isinstance(value, int | float) else tuple(float(v) for v in value)
+    if len(values) not in (1, channels):
+        raise InputError(
+            f"{field} has {len(values)} values; give one, or one for each of {channels} channels."
+        )
+    return values if len(values) == channels else values * channels
+
+
+def _labels(classes: int, labels: str | Path | None) -> tuple[tuple[str, ...], list[str]]:
+    if labels is None:
+        digits = len(str(classes - 1))
+        hint = " They may be ImageNet's: --labels imagenet." if classes == IMAGENET_CLASSES else ""
+        names = tuple(f"class_{index:0{digits}d}" for index in range(classes))
+        return names, [f"No labels given, so the classes are {names[0]} … {names[-1]}.{hint}"]
+    if labels == "imagenet":
+        from mobilenets import imagenet
+
+        names, source = tuple(imagenet.labels()), "ImageNet's (ILSVRC 2012)"
+    else:
+        names, source = _label_file(Path(labels)), printable(str(labels))
+    if len(names) != classes:
+        one_more = classes == IMAGENET_CLASSES + 1
+        background = " (one more than ImageNet: row 0 may be a background class)" if one_more else ""
+        raise LabelsError(
+            f"the network has {count(classes, 'class', 'classes')}{background}, "
+            f"the labels are {len(names)} ({source}).",
+            remedy="Give --labels a text file with one line per class, in the order of the logits.",
+        )
+    return names, [f"Labels: {source}."]
+
+
+def _label_file(path: Path) -> tuple[str, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabelsError(
+            f"the labels cannot be read ({error}).",
+            file=path,
+            remedy="--labels takes 'imagenet' or a UTF-8 text file with one label per line.",
+        ) from error
+    names = tuple(line.strip() for line in lines)
+    while names and not names[-1]:
+        names = names[:-1]
+    if "" in names:
+        raise LabelsError(f"line {names.index('') + 1} is empty; every class needs a label.", file=path)
+    return names

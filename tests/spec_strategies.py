@@ -1,0 +1,67 @@
+"""Hypothesis strategies for legal `Spec`s, small enough to build and run in milliseconds."""
+
+from typing import get_args
+
+from hypothesis import strategies as st
+
+from mobilenets.spec import Activation, Block, Conv, Initializer, Op, Padding, Spec, SqueezeExcite
+
+_CHANNELS = st.integers(1, 12)
+_ACTIVATIONS = st.sampled_from(get_args(Activation))
+
+
+@st.composite
+def convs(draw: st.DrawFn, name: str, c_in: int, stride: int) -> Conv:
+    depthwise = draw(st.booleans())
+    return Conv(
+        name=name,
+        kernel=draw(st.sampled_from((1, 3, 5, 7))),
+        out=c_in if depthwise else draw(_CHANNELS),
+        stride=stride,
+        activation=draw(_ACTIVATIONS),
+        depthwise=depthwise,
+        norm=draw(st.booleans()),
+    )
+
+
+@st.composite
+def blocks(draw: st.DrawFn, c_in: int, stage: int) -> Block:
+    ops: list[Op] = []
+    channels = c_in
+    for index in range(draw(st.integers(1, 3))):
+        conv = draw(convs(f"conv_{index}", channels, draw(st.sampled_from((1, 1, 2)))))
+        ops.append(conv)
+        channels = conv.out
+        if draw(st.integers(0, 3)) == 0:
+            ops.append(SqueezeExcite(draw(st.integers(1, 6)), f"gate_{index}", draw(_ACTIVATIONS)))
+    block = Block(tuple(ops), stage)
+    keeps_shape = block.stride == 1 and block.out == c_in
+    return Block(block.ops, stage, residual=keeps_shape and draw(st.booleans()))
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> Spec:
+    """Any legal `Spec` with few channels; names and source hold any text."""
+    channels = draw(st.sampled_from((1, 2, 3, 4, 5)))
+    body, c_in = [], channels
+    for stage in range(draw(st.integers(1, 4))):
+        body.append(draw(blocks(c_in, stage)))
+        c_in = body[-1].out
+    head = tuple(
+        Conv("conv", 1, draw(_CHANNELS), 1, draw(_ACTIVATIONS), norm=draw(st.booleans()))
+        for _ in range(draw(st.integers(0, 2)))
+    )
+    return Spec(
+        name=draw(st.text(max_size=8)),
+        source=draw(st.text(max_size=8)),
+        blocks=tuple(body),
+        head=head,
+        classes=draw(st.integers(1, 7)),
+        channels=channels,
+        resolution=draw(st.integers(32, 70)),
+        padding=draw(st.sampled_from(get_args(Padding))),
+        norm_epsilon=draw(st.floats(1e-12, 1.0)),
+        norm_momentum=draw(st.floats(0.0, 1.0)),
+        dropout=draw(st.floats(0.0, 0.999)),
+        initializer=draw(st.sampled_from(get_args(Initializer))),
+    )
