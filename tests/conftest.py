@@ -64,7 +64,7 @@ def data() -> Path:
 
 @pytest.fixture(scope="session")
 def shapes_folder(tmp_path_factory) -> Path:
-    """Three classes of 24 small pictures each, drawn here: discs, squares and stripes on noise."""
+    """Three classes of 40 small pictures each, drawn here: discs, squares and stripes on noise."""
     import numpy as np
     from PIL import Image, ImageDraw
 
@@ -72,7 +72,7 @@ def shapes_folder(tmp_path_factory) -> Path:
     rng = np.random.default_rng(0)
     for name in ("disc", "square", "stripes"):
         (root / name).mkdir(parents=True)
-        for index in range(24):
+        for index in range(40):
             image = Image.fromarray(rng.integers(60, 120, (40, 44, 3), dtype=np.uint8))
             draw, colour = ImageDraw.Draw(image), tuple(int(v) for v in rng.integers(170, 256, 3))
             x, y, side = (int(v) for v in rng.integers((6, 6, 18), (14, 12, 24)))

@@ -1,6 +1,7 @@
 """Training end to end on a tiny folder: scores, freezing, repeating, resuming, failing."""
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -14,13 +15,14 @@ import torch
 from mobilenets import checkpoint as checkpoints
 from mobilenets import zoo
 from mobilenets.errors import InputError, Interrupted, TrainingDiverged, WriteFailed
+from mobilenets.files import write_failed
 from mobilenets.folder import scan
 from mobilenets.loader import TrainingLoader
 from mobilenets.progress import Silent
 from mobilenets.recipe import Augment, Freeze, Recipe, preset
 from mobilenets.training import optimization, state, stored_plan, train
 
-SPEC = zoo.v2(0.35, classes=3, resolution=32)
+SPEC = zoo.v3_small(0.35, classes=3, resolution=32)
 QUICK = Recipe(
     epochs=2,
     batch_size=8,
@@ -45,15 +47,21 @@ def folder(shapes_folder):
     return scan(shapes_folder)
 
 
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+    """The report has its own tests; here the module's first run writes one, and the others need none."""
+    monkeypatch.setattr("mobilenets.training.run.write_report", lambda record, path: ())
+
+
 @pytest.fixture(scope="module")
 def trained(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "first"
-    recipe = dataclasses.replace(QUICK, epochs=14)
+    recipe = dataclasses.replace(QUICK, epochs=14, rate=5e-3)
     return train(folder, model=SPEC, recipe=recipe, out=out, device="cpu")
 
 
 def test_a_run_learns_and_writes_what_it_promises(trained, folder):
-    assert trained.evaluation.accuracy.value >= 0.9
+    assert trained.evaluation.accuracy.value >= 0.8
     written = {path.name for path in trained.path.iterdir()}
     assert {
         "model.safetensors",
@@ -105,8 +113,9 @@ class StopAfter(Silent):
             yield item
 
 
-@pytest.mark.parametrize(("epoch", "steps"), [(1, 0), (2, 3), (3, 1)])
-@pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
+@pytest.mark.parametrize(
+    ("epoch", "steps", "optimizer"), [(1, 0, "adamw"), (2, 3, "rmsprop"), (3, 1, "adamw")]
+)
 def test_a_stopped_run_goes_on_to_the_same_bits(folder, tmp_path, epoch, steps, optimizer):
     recipe = dataclasses.replace(QUICK, epochs=3, optimizer=optimizer, rate=5e-4)
     through = train(folder, model=SPEC, recipe=recipe, out=tmp_path / "through", device="cpu")
@@ -206,15 +215,15 @@ def test_a_diverging_loss_stops_and_keeps_the_best(folder, tmp_path, monkeypatch
 
 def test_a_full_disk_keeps_the_best_model_so_far(folder, tmp_path, monkeypatch):
     saves = []
-    real = checkpoints.save_file
+    real = checkpoints.write_bytes
 
-    def full(tensors, filename, metadata=None):
-        saves.append(filename)
+    def full(path, data):
+        saves.append(path)
         if len(saves) > 1:
-            raise OSError(28, "No space left on device")
-        real(tensors, filename, metadata)
+            raise write_failed(path, OSError(errno.ENOSPC, "No space left on device"))
+        real(path, data)
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
+    monkeypatch.setattr(checkpoints, "write_bytes", full)
     with pytest.raises(WriteFailed, match="disk is full"):
         train(
             folder, model=SPEC, recipe=dataclasses.replace(QUICK, epochs=6), out=tmp_path / "r", device="cpu"
@@ -236,7 +245,7 @@ def test_a_finished_or_foreign_run_cannot_be_resumed(trained, folder, tmp_path):
 
 
 def test_model_and_init_must_agree(trained, folder, tmp_path):
-    with pytest.raises(InputError, match="--init holds mobilenet_v2_035"):
+    with pytest.raises(InputError, match="--init holds mobilenet_v3_small_035"):
         train(folder, init=trained.checkpoint, model="mobilenet_v1_025", out=tmp_path / "r")
 
 

@@ -20,7 +20,7 @@ _MARKUP = re.compile(
     r"|:(?=[/\w])"  # addresses and :emoji:
     r"|^[#+\-=>]"  # headings and lists, where they begin a line
 )
-_NUMBERED = re.compile(r"^(\d+)([.)])")
+_NUMBERED = re.compile(r"^(\d+)([.)])(?=\s|$)")
 
 
 def escaped(text: str) -> str:

@@ -188,7 +188,7 @@ def _name_cells(axes: "Axes", labels: Sequence[str]) -> None:
     """Names of rows and columns, the latter slanted where they are wider than a cell."""
     inches_per_letter = 0.075
     steep = inches_per_letter * max(map(len, labels), default=0) > _cell_inches(len(labels))
-    turned: dict[str, Any] = {"rotation": 45, "ha": "left"} if steep else {}
+    turned: dict[str, Any] = {"rotation": 45, "rotation_mode": "anchor", "ha": "left"} if steep else {}
     axes.set_xticks(range(len(labels)), labels, **turned)
     axes.set_yticks(range(len(labels)), labels)
 
@@ -198,7 +198,7 @@ def _cells(axes: "Axes", counts: NDArray[np.int64], theme: Theme) -> None:
     k = len(counts)
     strength = _strength(counts)
     right = np.eye(k, dtype=bool)
-    _shade(axes, np.where(right, strength, 0), np.where(right, 0, np.maximum(strength, 0.04)), theme)
+    _shade(axes, np.where(right, strength, 0), np.maximum(np.where(right, 0, strength), 0.04), theme)
     axes.spines[:].set_visible(False)
     edges, gap = np.arange(1, k) - 0.5, 2 if k <= _SHARED_CLASSES else 1
     axes.hlines(edges, -0.5, k - 0.5, color=theme.surface, linewidth=gap)
@@ -247,11 +247,12 @@ def _strength(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _cell_numbers(axes: "Axes", counts: NDArray[np.int64], theme: Theme) -> None:
-    """Share and count in every cell that has pictures; the count alone where there is little room."""
+    """Share and count in every cell with pictures and on the diagonal; the count alone in small cells."""
     n = counts.sum(axis=1)
     strength = _strength(counts)
     roomy = len(counts) <= _SHARED_CLASSES
-    for i, j in zip(*np.nonzero(counts), strict=True):
+    said = (counts > 0) | (np.eye(len(n), dtype=bool) & (n > 0))
+    for i, j in zip(*np.nonzero(said), strict=True):
         colour = theme.surface if strength[i, j] > (0.62 if i == j else 0.72) else theme.ink
         style: dict[str, Any] = {"ha": "center", "color": colour, "in_layout": False}
         if roomy:

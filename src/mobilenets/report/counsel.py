@@ -4,7 +4,8 @@ Every sentence follows from the run's own figures, as plain text with names in i
 whoever shows it escapes it.
 """
 
-from mobilenets.report.findings import confused_pairs, smallest_class, weakest
+from mobilenets.evaluation import Evaluation
+from mobilenets.report.findings import always_the_same, confused_pairs, smallest_class, weakest
 from mobilenets.report.record import RunRecord
 from mobilenets.text import count, first_few
 
@@ -30,13 +31,23 @@ def warnings(record: RunRecord) -> tuple[str, ...]:
             f"{count(len(evaluation.unreadable), 'test picture')} could not be read and "
             f"{'is' if len(evaluation.unreadable) == 1 else 'are'} not counted."
         )
+    if n and not better_than_guessing(evaluation):
+        found.append(
+            "It has not been shown to be better than always naming the most common class "
+            f"({always_the_same(evaluation):.1%}): do not rely on it."
+        )
     width = evaluation.accuracy.high - evaluation.accuracy.low
-    if width > 2 * _WIDE:
+    if n and width > 2 * _WIDE:
         found.append(
             f"With {count(n, 'test picture')} the accuracy is only roughly known: "
             f"it may be anything from {evaluation.accuracy.low:.0%} to {evaluation.accuracy.high:.0%}."
         )
     return tuple(found)
+
+
+def better_than_guessing(evaluation: Evaluation) -> bool:
+    """Whether the accuracy is certainly above that of naming one and the same class for every picture."""
+    return evaluation.accuracy.low > always_the_same(evaluation)
 
 
 def uses(record: RunRecord) -> tuple[str, ...]:
@@ -94,6 +105,8 @@ def limits(record: RunRecord) -> tuple[str, ...]:
 def advice(record: RunRecord) -> tuple[str, ...]:
     """What would most likely make the next model better."""
     evaluation, found = record.evaluation, []
+    if len(evaluation.truth) and not better_than_guessing(evaluation):
+        found.append("Train longer, or begin from a network that knows pictures already (--init).")
     wrong = evaluation.predicted != evaluation.truth
     sure = int((wrong & (evaluation.probabilities.max(axis=1, initial=0.0) >= SURE)).sum())
     if sure:
@@ -118,7 +131,7 @@ def advice(record: RunRecord) -> tuple[str, ...]:
     if few:
         found.append(f"Collect more pictures where there are fewest to learn from: {first_few(few)}.")
     score = evaluation.accuracy
-    if score.high - score.low > _WIDE:
+    if score.n and score.high - score.low > _WIDE:
         found.append(
             f"Collect more test pictures: with {count(score.n, 'picture')} two models whose accuracies "
             f"differ by less than about {(score.high - score.low) / 2 * 100:.0f} points cannot be told apart."

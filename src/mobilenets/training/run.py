@@ -302,7 +302,7 @@ def _device_name(accelerator: "Accelerator") -> str:
         return str(torch.cuda.get_device_name(device))
     if device.type == "cpu":
         return f"cpu ({cpu_name()}, {count(torch.get_num_threads(), 'thread')})"
-    return device.type
+    return str(device.type)
 
 
 def _precision_name(speed: Speed) -> str:
