@@ -57,17 +57,17 @@ def proportion(hits: int, n: int) -> Score:
 def balanced(hits: NDArray[np.int64], n: NDArray[np.int64]) -> Score:
     """Mean of the per-class accuracies over the classes with pictures.
 
-    The interval is that of the mean of independent Beta(hits + ½, misses + ½) draws per class
-    (Jeffreys), 4,000 of them from a fixed seed: unlike a bootstrap it does not collapse to a point
-    for a class without a miss.
+    The interval has the spread of the mean of independent Beta(hits + ½, misses + ½) draws per class
+    (Jeffreys), 4,000 of them from a fixed seed, about the value: unlike a bootstrap's it does not
+    collapse to a point for classes without a miss, and small classes do not pull it towards one half.
     """
     hits, n = hits[n > 0], n[n > 0]
     if not n.size:
         return Score(0.0, 0.0, 1.0, 0)
     value = float((hits / n).mean())
     draws = np.random.default_rng(0).beta(hits + 0.5, n - hits + 0.5, size=(_DRAWS, len(n))).mean(axis=1)
-    low, high = np.quantile(draws, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
-    return Score(value, min(float(low), value), max(float(high), value), int(n.sum()))
+    low, high = value + np.quantile(draws, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2]) - draws.mean()
+    return Score(value, max(0.0, float(low)), min(1.0, float(high)), int(n.sum()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -254,6 +254,7 @@ def demo(
     digits.run(output)
 
 
+_STOPPED = 130
 _VERBS = {
     command.name or command.callback.__name__ for command in app.registered_commands if command.callback
 }
@@ -277,10 +278,11 @@ def run_command(arguments: list[str]) -> int:
         )
         return _fail(InputError(error.format_message(), remedy=f"See: {help_line}"))
     except (typer.Abort, KeyboardInterrupt):
-        say("\nStopped. Everything that was finished before is still there.")
-        return 130
+        result = _STOPPED
     except Exception as error:
         return _fail(_designed(error))
+    if result == _STOPPED:  # typer turns Ctrl-C into this code
+        say("\nStopped. Everything that was finished before is still there.")
     return result if isinstance(result, int) else 0
 
 
