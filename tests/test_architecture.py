@@ -45,6 +45,7 @@ _IN_ORDER = {
         exporting.golden exporting.card exporting.contents exporting.destination exporting.onnx exporting
         cli.terminal cli.networks cli.verbs cli
         demo
+        __main__
     """,
 }
 LAYERS = {layer: modules.split() for layer, modules in _IN_ORDER.items()}
@@ -64,7 +65,7 @@ NOW = {
     "delivery": {"numpy", "PIL", "torch", "typer", "rich"},
 }
 WHEN_USED = {
-    "values": {"simplejpeg", "pillow_heif"},
+    "values": {"pillow_heif"},
     "engine": {"matplotlib", "jinja2", "markupsafe", "onnxruntime"},
     "learning": {"accelerate"},
     "delivery": {"onnx", "onnxscript", "sklearn"},

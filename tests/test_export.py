@@ -34,9 +34,9 @@ from mobilenets.errors import (
     WriteFailed,
 )
 from mobilenets.exporting import FORMATS, contents, export, golden
-from mobilenets.exporting.destination import check_destination, replacing_folder
+from mobilenets.exporting.destination import check_destination
 from mobilenets.exporting.onnx import OPSETS, write_onnx
-from mobilenets.files import sha256
+from mobilenets.files import replacing_folder, sha256
 from mobilenets.pictures import load
 from mobilenets.prediction import predict
 from mobilenets.preprocessing import for_channels, prepare

@@ -245,7 +245,7 @@ def test_heic_without_its_package_says_what_to_install(tmp_path, monkeypatch):
     path = tmp_path / "IMG_0001.HEIC"
     path.write_bytes(heic(photo()))
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(PictureError, match=r"pip install 'mobilenets\[fast-data\]'") as caught:
+    with pytest.raises(PictureError, match=r"pip install 'mobilenets\[heif\]'") as caught:
         pictures.load(path)
     assert caught.value.kind == "HEIC without pillow-heif"
 

@@ -13,7 +13,7 @@ from mobilenets.cli import run_command
 from mobilenets.cli.terminal import say
 from mobilenets.cli.verbs import command_line
 from mobilenets.errors import MissingExtra, MobilenetsError
-from mobilenets.files import replacing
+from mobilenets.files import replacing_folder
 from mobilenets.text import printable
 
 SIDE = 32
@@ -73,7 +73,7 @@ def write_digits(folder: Path) -> None:
         raise MissingExtra("the demo's pictures", "train", "scikit-learn") from error
     data = load_digits()
     counts = [0] * len(NAMES)
-    with replacing(folder) as unfinished:
+    with replacing_folder(folder) as unfinished:
         for scan, label in zip(data.images, data.target, strict=True):
             grey = Image.fromarray((255 - scan * (255 / 16)).round().astype(np.uint8))
             file = unfinished / NAMES[label] / f"{counts[label]:04d}.png"

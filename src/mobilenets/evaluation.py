@@ -51,7 +51,7 @@ def proportion(hits: int, n: int) -> Score:
     p = hits / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Score(p, max(0.0, float(centre - half)), min(1.0, float(centre + half)), n)
+    return Score(p, max(0.0, min(p, float(centre - half))), min(1.0, max(p, float(centre + half))), n)
 
 
 def balanced(hits: NDArray[np.int64], n: NDArray[np.int64]) -> Score:

@@ -17,8 +17,8 @@ from mobilenets.errors import InputError, WriteFailed
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed onto it when the block ends without an error.
 
-    The block makes a file there, or a folder where `path` does not exist yet. On any error what it
-    made goes, and `path` is as it was. A full disk or a missing permission becomes `WriteFailed`.
+    On any error the temporary file goes and `path` is as it was. A full disk or a missing
+    permission becomes `WriteFailed`.
     """
     temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}.tmp")
     try:
@@ -28,9 +28,40 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise write_failed(path, error) from error
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(out: Path) -> Iterator[Path]:
+    """A new folder beside `out`, given its name when the block ends without an error.
+
+    What stood at `out` goes only then; on any error the new folder goes instead and `out` is as it was.
+    Whoever calls this has made sure that `out` may be replaced. A full disk or a missing permission
+    becomes `WriteFailed`.
+    """
+    temporary = out.with_name(f".{out.name[:80]}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        _move(temporary, out)
+    except OSError as error:
+        raise write_failed(out, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move(new: Path, out: Path) -> None:
+    old = out.with_name(f".{out.name[:80]}.{os.getpid()}.old")
+    replaced = out.exists()
+    if replaced:
+        os.replace(out, old)
+    try:
+        os.replace(new, out)
+    except OSError:
+        if replaced:
+            os.replace(old, out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_failed(path: Path, error: OSError) -> WriteFailed:

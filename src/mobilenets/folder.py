@@ -348,7 +348,7 @@ def _nothing_usable(root: Path, problems: Sequence[Problem]) -> FolderError:
     return FolderError(
         f"holds no picture that can be used. {_named(problems)}.",
         file=root,
-        remedy="JPEG, PNG, WebP, TIFF, BMP, GIF and AVIF are read, HEIC with mobilenets[fast-data].",
+        remedy="JPEG, PNG, WebP, TIFF, BMP, GIF and AVIF are read, HEIC with mobilenets[heif].",
     )
 
 

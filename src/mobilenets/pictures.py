@@ -195,7 +195,7 @@ def _open_heif(stream: BytesIO) -> ImageFile.ImageFile:
     try:
         from pillow_heif import HeifImageFile
     except ImportError as error:
-        missing = MissingExtra("a HEIC picture (iPhone)", "fast-data", "pillow-heif")
+        missing = MissingExtra("a HEIC picture (iPhone)", "heif", "pillow-heif")
         raise PictureError(f"{missing.what} {missing.remedy}", kind="HEIC without pillow-heif") from error
     make: Callable[[BytesIO], ImageFile.ImageFile] = HeifImageFile
     return make(stream)

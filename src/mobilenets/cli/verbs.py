@@ -108,7 +108,7 @@ def show_problems(folder: Folder) -> None:
     for kind, used, names in _problem_groups(folder):
         listed = ", ".join(printable(name) for name in names[:3]) + (" …" if len(names) > 3 else "")
         verb = "used" if used else "left out"
-        say(f"{verb}: {count(len(names), 'file')} {kind}: {listed}")
+        say(f"{verb}: {len(names):,} × {kind}: {listed}")
 
 
 def _problem_groups(folder: Folder) -> list[tuple[str, bool, list[str]]]:
@@ -276,9 +276,8 @@ def export(
     bundle = write_bundle(
         Path(model), to, out=output, pictures=pictures, opset=opset, progress=TerminalProgress()
     )
-    certificate = read_json(bundle.folder / "certificate.json")
     if as_json:
-        show_json({"bundle": str(bundle.folder), "certificate": certificate})
+        show_json({"bundle": str(bundle.folder), "certificate": bundle.certificate})
         return
     show(f"Written: {printable(str(bundle.folder))}")
     say(f"Check it on its device   python {printable(str(bundle.folder / 'selftest.py'))}")

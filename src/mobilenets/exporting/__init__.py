@@ -19,8 +19,9 @@ from mobilenets import checkpoint as checkpoints
 from mobilenets.checkpoint import MODEL_FILE, Checkpoint
 from mobilenets.errors import CheckpointError, GateFailed, InputError, UnknownName
 from mobilenets.exporting import contents, golden
-from mobilenets.exporting.destination import check_destination, replacing_folder
+from mobilenets.exporting.destination import check_destination
 from mobilenets.exporting.onnx import OPSETS, write_onnx
+from mobilenets.files import replacing_folder
 from mobilenets.pictures import load
 from mobilenets.preprocessing import prepare
 from mobilenets.progress import SILENT, Progress

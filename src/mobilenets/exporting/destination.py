@@ -1,50 +1,13 @@
 """Where a bundle goes: never over somebody's own files, and never half of one."""
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from mobilenets.errors import InputError
-from mobilenets.files import read_json, sha256, write_failed
+from mobilenets.files import read_json, sha256
 from mobilenets.runtime.bundle import BUNDLE_KEY, MANIFEST_FILE
 from mobilenets.text import count, first_few, printable
 
 _ELSEWHERE = "Choose another place with -o, or move it away."
-
-
-@contextmanager
-def replacing_folder(out: Path) -> Iterator[Path]:
-    """A new folder beside `out`, given its name when the block ends without an error.
-
-    What stood at `out` goes only then; on any error the new folder goes instead and `out` is as it was.
-    Call `check_destination` first: this does not ask what it replaces. A full disk or a missing
-    permission becomes `WriteFailed`.
-    """
-    temporary = out.with_name(f".{out.name[:80]}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        _move(temporary, out)
-    except OSError as error:
-        raise write_failed(out, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _move(new: Path, out: Path) -> None:
-    old = out.with_name(f".{out.name[:80]}.{os.getpid()}.old")
-    replaced = out.exists()
-    if replaced:
-        os.replace(out, old)
-    try:
-        os.replace(new, out)
-    except OSError:
-        if replaced:
-            os.replace(old, out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def check_destination(out: Path) -> None:

@@ -37,12 +37,12 @@ def train_head(
     """Fit `network.classifier` in place; returns the line of the log, scored on *val*.
 
     `run` maps a normalised batch N×C×H×W on the device to the features N×features, under the run's
-    precision. Mirrored pictures count as well where the recipe flips.
+    precision. The pictures are seen as in evaluation, not augmented.
     """
     start = time.perf_counter()
     recipe = plan.recipe
-    features, labels = _features(network, plan, train, run, progress, mirrored=recipe.augment.flip)
-    val_features, val_labels = _features(network, plan, val, run, progress, mirrored=False)
+    features, labels = _features(network, plan, train, run, progress)
+    val_features, val_labels = _features(network, plan, val, run, progress)
     classifier = network.classifier
     optimizer = torch.optim.AdamW(
         classifier.parameters(), lr=recipe.freeze.head_rate, weight_decay=recipe.weight_decay
@@ -93,21 +93,14 @@ def scores(logits: Tensor, labels: Tensor, classes: int) -> tuple[float, float, 
 
 
 def _features(
-    network: MobileNet,
-    plan: Plan,
-    pictures: tuple[Picture, ...],
-    run: Runner,
-    progress: Progress,
-    *,
-    mirrored: bool,
+    network: MobileNet, plan: Plan, pictures: tuple[Picture, ...], run: Runner, progress: Progress
 ) -> tuple[Tensor, Tensor]:
     device = next(network.parameters()).device
     feed = plain_batches(pictures, plan.preprocessing, plan.spec.resolution, device)
-    parts, labels = [], []
+    features, labels = [], []
     network.eval()
     for pixels, truth in progress.track(feed, len(pictures), "features", size=lambda item: len(item[1])):
-        views = (pixels, pixels.flip(3)) if mirrored else (pixels,)
         with torch.no_grad():
-            parts += [run(view).float() for view in views]
-        labels += [truth] * len(views)
-    return torch.cat(parts), torch.cat(labels)
+            features.append(run(pixels).float())
+        labels.append(truth)
+    return torch.cat(features), torch.cat(labels)
