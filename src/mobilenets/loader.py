@@ -33,8 +33,9 @@ class TrainingLoader:
     rank: int = 0
     """Which process this is, of `world`; each takes its part of every batch."""
     world: int = 1
-    threads: int | None = None
-    """Decoding threads; `None` is one a core."""
+    overlap: bool = False
+    """Whether batches are decoded while the last one is computed on: right where that happens on a GPU.
+    On a CPU the two would fight for the cores, and the threads of a network wait for their slowest."""
 
     @property
     def steps(self) -> int:
@@ -53,15 +54,17 @@ class TrainingLoader:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
         """Batches from `first_step` on: `uint8` N×S×S×C and labels N, this process's part of each."""
         parts = [batch[self.rank :: self.world] for batch in self.plan(epoch)[first_step:]]
-        views = in_threads(
-            lambda index: self._view(epoch, index),
-            (int(index) for part in parts for index in part),
-            threads=self.threads,
-            ahead=3 * self.batch_size,
-        )
-        for part in parts:
-            pixels = np.stack([next(views) for _ in part])
-            yield pixels, np.array([self.pictures[i].label for i in part], dtype=np.int64)
+        if self.overlap:
+            views = in_threads(
+                lambda index: self._view(epoch, index),
+                (int(index) for part in parts for index in part),
+                ahead=3 * self.batch_size,
+            )
+            stacks = ([next(views) for _ in part] for part in parts)
+        else:
+            stacks = (list(in_threads(lambda index: self._view(epoch, int(index)), part)) for part in parts)
+        for part, pixels in zip(parts, stacks, strict=True):
+            yield np.stack(pixels), np.array([self.pictures[i].label for i in part], dtype=np.int64)
 
     def _view(self, epoch: int, index: int) -> NDArray[np.uint8]:
         """The view of picture `index` in `epoch`, decoded at no more scale than a crop can use."""

@@ -120,9 +120,11 @@ def batches(
 ) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
     """Prepared pictures in order: (indices into `paths`, `uint8` N×H×W×C), N ≤ `batch_size`.
 
-    Decoding runs ahead in `threads` (default: the cores this process may use) by two batches at
-    most. A picture that cannot be used goes to `on_error` with its index and is left out; without
-    `on_error` its `PictureError` is raised. Only the last batch may be smaller; none is empty.
+    A batch is decoded by `threads` (default: the cores this process may use) when it is asked for, and
+    none while the last one is computed on: engines on a CPU keep all cores busy, and waiting for a
+    core that decodes costs their threads far more than the overlap would save. A picture that cannot
+    be used goes to `on_error` with its index and is left out; without `on_error` its `PictureError`
+    is raised. Only the last batch may be smaller; none is empty.
     """
 
     def prepared(path: str | Path) -> NDArray[np.uint8] | PictureError:
@@ -133,14 +135,18 @@ def batches(
 
     indices: list[int] = []
     pixels: list[NDArray[np.uint8]] = []
-    for index, result in enumerate(in_threads(prepared, paths, threads=threads, ahead=2 * batch_size)):
-        if isinstance(result, PictureError):
-            if on_error is None:
-                raise result
-            on_error(index, result)
-            continue
-        indices.append(index)
-        pixels.append(result)
+    position = 0
+    while position < len(paths):
+        chunk = paths[position : position + batch_size - len(indices)]
+        for index, result in enumerate(in_threads(prepared, chunk, threads=threads), position):
+            if isinstance(result, PictureError):
+                if on_error is None:
+                    raise result
+                on_error(index, result)
+            else:
+                indices.append(index)
+                pixels.append(result)
+        position += len(chunk)
         if len(indices) == batch_size:
             yield indices, np.stack(pixels)
             indices, pixels = [], []

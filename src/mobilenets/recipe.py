@@ -130,6 +130,8 @@ class Recipe:
     precision: Precision = "auto"
     """`auto` measures a few steps at the start and takes bf16 where it is clearly faster."""
     layout: Layout = "auto"
+    threads: int | None = None
+    """Threads on a CPU, on which the bits of the result depend; `null` measures one against all cores."""
     augment: Augment = field(default_factory=Augment)
     freeze: Freeze = field(default_factory=Freeze)
 
@@ -143,6 +145,8 @@ class Recipe:
         _range(self.clip_norm, 0, 1e9, "clip_norm")
         for name in ("final_rate", "warmup", "label_smoothing", "ema_decay"):
             _range(getattr(self, name), 0, 1, name)
+        if self.threads is not None:
+            _range(self.threads, 1, 4096, "threads")
         if self.dropout is not None:
             _range(self.dropout, 0, 0.999, "dropout")
         if self.crop_fraction is not None:

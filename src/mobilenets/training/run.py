@@ -2,6 +2,8 @@
 
 import dataclasses
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,16 +97,30 @@ def train(
     network = make_network(plan, start, folder.classes)
     accelerator, network, speed = _open_device(network, plan, device)
     plan = dataclasses.replace(
-        plan, recipe=dataclasses.replace(plan.recipe, precision=speed.precision, layout=speed.layout)
+        plan,
+        recipe=dataclasses.replace(
+            plan.recipe, precision=speed.precision, layout=speed.layout, threads=speed.threads
+        ),
     )
     work = _Work(path, plan, folder, accelerator, speed, command, progress)
-    work.announce()
-    with stop_request() as stop:
+    with stop_request() as stop, _threads(speed.threads):
+        work.announce()
         try:
             history, best_epoch = work.train(network, stop, resumed=resume is not None)
         except MobilenetsError as error:
             raise _with_way_on(error, path, folder, stop) from error
     return work.finish(history, best_epoch, time.monotonic() - began)
+
+
+@contextmanager
+def _threads(wanted: int) -> Iterator[None]:
+    """Torch with `wanted` threads, and afterwards with as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -160,6 +176,7 @@ class _Work:
                 self.plan.seed,
                 rank=self.accelerator.process_index,
                 world=self.accelerator.num_processes,
+                overlap=self.accelerator.device.type != "cpu",
             ),
             val,
             accelerator=self.accelerator,
