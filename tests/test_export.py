@@ -307,6 +307,7 @@ def check_family(build, opset, folder):
     assert result.certificate["comparison"]["relative"] < LOGITS_RELATIVE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "opset"), SMALL_FAMILY)
 def test_a_small_network_exports_and_agrees(build, opset, tmp_path):
     check_family(build, opset, tmp_path)

@@ -382,6 +382,7 @@ def test_compiles_without_a_graph_break(spec):
         torch.testing.assert_close(compiled(pictures()), network(pictures()))
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_like_the_plain_one():
     torch._dynamo.reset()
     network = build(SMALL)
@@ -402,7 +403,13 @@ def test_a_compiled_network_trains_like_the_plain_one():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler; there is no g++")
-@each_spec
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param(spec, marks=() if key == "v3" else pytest.mark.full, id=key)
+        for key, spec in SPECS.items()
+    ],
+)
 def test_compiles_with_inductor(spec):
     torch._dynamo.reset()
     network = trained(spec)

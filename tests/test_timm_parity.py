@@ -31,10 +31,10 @@ FAST = {
     "tf_mobilenetv3_large_minimal_100": (partial(zoo.v3_large, minimalistic=True), 1.0),
     "tf_mobilenetv3_small_minimal_100": (partial(zoo.v3_small, minimalistic=True), 1.0),
     "mobilenetv4_conv_small": (zoo.v4_conv_small, 1.0),
-    "mobilenetv4_conv_medium": (zoo.v4_conv_medium, 1.0),
-    "mobilenetv4_conv_large": (zoo.v4_conv_large, 1.0),
 }
 SLOW = {
+    "mobilenetv4_conv_medium": (zoo.v4_conv_medium, 1.0),
+    "mobilenetv4_conv_large": (zoo.v4_conv_large, 1.0),
     "mobilenetv1_125": (zoo.v1, 1.25),
     "mobilenetv2_035": (zoo.v2, 0.35),
     "mobilenetv2_075": (zoo.v2, 0.75),

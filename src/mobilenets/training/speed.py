@@ -1,4 +1,4 @@
-"""A short measurement before a run: the precision, layout and threads that this machine trains fastest with."""
+"""A short measurement before a run: the precision, layout and threads that train fastest here."""
 
 import copy
 import time
