@@ -38,8 +38,8 @@ _IN_ORDER = {
         layers network
         weights.pytorch_file weights.timm weights
         recipe augment loader
-        training.plan training.speed training.optimization training.head training.interrupt training.state
-        training.loop training.run training
+        training.plan training.speed training.device training.optimization training.interrupt training.head
+        training.state training.run_folder training.loop training.run training
     """,
     "delivery": """
         exporting.golden exporting.card exporting.contents exporting.destination exporting.onnx exporting

@@ -47,7 +47,7 @@ def command(*words, cwd=None, env=None):
 def test_models_lists_every_network_with_its_accuracy(capsys):
     assert run_command(["models", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows["mobilenet_v1_100"] | {"top1": 70.6, "macs": 568740352} == rows["mobilenet_v1_100"]
+    assert rows["mobilenet_v1_100"] | {"top1_percent": 70.6, "macs": 568740352} == rows["mobilenet_v1_100"]
     assert rows["mobilenet_v4_conv_small"]["top1_source"].startswith("arXiv 2404.10518")
     assert run_command(["models"]) == 0
     assert "mobilenet_v3_large_minimalistic_100" in capsys.readouterr().out
@@ -134,6 +134,29 @@ def test_print_recipe_is_a_recipe_file(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == recipe
 
 
+def test_a_folder_that_is_called_like_a_preset_is_no_recipe(tmp_path, monkeypatch, capsys):
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["train", "digits", "--recipe", "digits", "--print-recipe"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "digits"
+
+
+def test_nothing_is_written_over(run, shapes_folder, tmp_path, capsys):
+    photo = tmp_path / "photo.png"
+    photo.write_bytes((shapes_folder / "disc" / "00.png").read_bytes())
+    assert run_command(["predict", str(run), str(photo), "--csv", str(photo)]) == 2
+    assert run_command(["import", str(photo), "-o", str(photo)]) == 2
+    assert run_command(["train", str(shapes_folder), "-o", str(run)]) == 2
+    assert photo.read_bytes() == (shapes_folder / "disc" / "00.png").read_bytes()
+    assert capsys.readouterr().err.count("exists already") == 3
+
+
+def test_a_console_that_knows_only_ascii_is_no_bug():
+    done = command("compare", "mobilenet_v1_full_100", "mobilenet_v1_100", env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0
+    assert "8.56" in done.stdout
+
+
 BAD = [
     (["summary", "mobilenet_v9_100"], "unknown network"),
     (["summary", "mobilenet_v2_000"], "width multiplier"),
@@ -146,6 +169,13 @@ BAD = [
     (["train", "missing-folder"], "missing-folder"),
     (["train", ".", "--recipe", "finetun"], "Did you mean 'finetune'"),
     (["train", ".", "--set", "rate"], "KEY=VALUE"),
+    (["train", ".", "--set", "augment.crop_ratio=[0.5, Infinity]"], "crop_ratio"),
+    (["train", ".", "--resolution", "0"], "resolution is 0"),
+    (["train", ".", "--seed", "-1"], "--seed"),
+    (["train", ".", "--device", "tpu"], "device is 'tpu'"),
+    (["train", ".", "--model", "mobilenet_v2_10"], "unknown network"),
+    (["train", ".", "--resume", "nowhere"], "no such run folder"),
+    (["export", ".", "--to", "tflite"], "tflite"),
     (["train", ".", "--set", "rat=1"], "Did you mean 'rate'"),
     (["train", ".", "--recipe", "missing.json"], "missing.json"),
     (["evaluate", "missing-run", "."], "missing-run"),

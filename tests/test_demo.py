@@ -31,4 +31,4 @@ def test_the_demo_reaches_95_percent_and_is_quick_the_second_time(tmp_path, caps
     before = (tmp_path / "demo" / "run" / "model.safetensors").stat().st_mtime_ns
     assert run_command(["demo", "-o", str(tmp_path / "demo")]) == 0
     assert (tmp_path / "demo" / "run" / "model.safetensors").stat().st_mtime_ns == before
-    assert "there already" in capsys.readouterr().err
+    assert "trained already" in capsys.readouterr().err

@@ -307,7 +307,6 @@ def evil(tmp_path_factory):
     record = dataclasses.replace(
         record_of(folder, evaluation_on(folder, mistakes=14), history(1), name="<b>run</b> $1$"),
         command="mobilenets train '```' <b>\nrm",
-        stopped_early=True,
     )
     run = tmp_path_factory.mktemp("runs") / "evil"
     write_report(record, run)
@@ -562,9 +561,8 @@ def test_a_run_folder_with_a_space_is_quoted():
 def test_warnings_name_what_weakens_the_score(tmp_path):
     folder = made_up_folder(tmp_path, ("a", "b"))
     e = evaluation_on(folder, mistakes=1, seen=2, unreadable=("x.png",))
-    said = " ".join(counsel.warnings(record_of(folder, e, history(2), stopped_early=True)))
+    said = " ".join(counsel.warnings(record_of(folder, e, history(2))))
     for part in (
-        "stopped before",
         "2 of the 4 test pictures had been trained on",
         "1 test picture could not be read and is",
     ):

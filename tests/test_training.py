@@ -5,6 +5,8 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -14,7 +16,7 @@ import torch
 
 from mobilenets import checkpoint as checkpoints
 from mobilenets import zoo
-from mobilenets.errors import InputError, Interrupted, TrainingDiverged, WriteFailed
+from mobilenets.errors import CheckpointError, InputError, Interrupted, TrainingDiverged, WriteFailed
 from mobilenets.files import write_failed
 from mobilenets.folder import scan
 from mobilenets.loader import TrainingLoader
@@ -99,46 +101,77 @@ def test_another_seed_gives_other_bits(folder, tmp_path):
     assert not same(runs[0].checkpoint.tensors, runs[1].checkpoint.tensors)
 
 
-class StopAfter(Silent):
-    """Sends this process SIGINT (or another signal) in the middle of the epoch whose bar is shown."""
+class StopAt(Silent):
+    """Sends this process a signal once `steps` items of the work called `what` have been taken."""
 
-    def __init__(self, epoch, steps, number=signal.SIGINT):
-        self.epoch, self.steps, self.number = epoch, steps, number
+    def __init__(self, what, steps, number=signal.SIGINT):
+        self.what, self.steps, self.number = what, steps, number
 
     def track(self, items, total, what, *, size=None):
         for done, item in enumerate(items):
-            if what.startswith(f"epoch {self.epoch}/") and done == self.steps:
+            if what.startswith(self.what) and done == self.steps:
+                self.what = "never again"
                 os.kill(os.getpid(), self.number)
                 time.sleep(0.01)
             yield item
 
 
+STEPS = 11
+"""Per epoch: 84 pictures in batches of 8."""
+slowly = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
-    ("epoch", "steps", "optimizer"),
+    ("what", "steps", "changes"),
     [
-        (2, 3, "adamw"),
-        pytest.param(1, 0, "adamw", marks=pytest.mark.slow),
-        pytest.param(3, 1, "rmsprop", marks=pytest.mark.slow),
+        ("epoch 2/", 3, {"layout": "channels_last"}),
+        ("epoch 1/", STEPS - 1, {}),
+        ("features", 0, {"freeze": Freeze(head_epochs=3, unfreeze_blocks=4)}),
+        pytest.param("epoch 1/", 0, {}, marks=slowly),
+        pytest.param("epoch 3/", 1, {"optimizer": "rmsprop", "layout": "channels_last"}, marks=slowly),
+        pytest.param("validating", 0, {}, marks=slowly),
+        pytest.param("epoch 2/", 1, {"freeze": Freeze(head_epochs=3)}, marks=slowly),
     ],
 )
-def test_a_stopped_run_goes_on_to_the_same_bits(folder, tmp_path, epoch, steps, optimizer):
-    recipe = dataclasses.replace(QUICK, epochs=3, optimizer=optimizer, rate=5e-4)
-    through = train(folder, model=SPEC, recipe=recipe, out=tmp_path / "through", device="cpu")
+def test_a_stopped_run_goes_on_to_the_same_bits(folder, trained, tmp_path, what, steps, changes):
+    recipe = dataclasses.replace(QUICK, epochs=3, rate=5e-4, **changes)
+    start = {"init": trained.path} if "freeze" in changes else {"model": SPEC}
+    through = train(folder, **start, recipe=recipe, out=tmp_path / "through", device="cpu")
     with pytest.raises(Interrupted) as stop:
-        train(
-            folder,
-            model=SPEC,
-            recipe=recipe,
-            out=tmp_path / "cut",
-            device="cpu",
-            progress=StopAfter(epoch, steps),
-        )
+        cut = StopAt(what, steps)
+        train(folder, **start, recipe=recipe, out=tmp_path / "cut", device="cpu", progress=cut)
     assert "--resume" in str(stop.value)
     assert stop.value.exit_code == 130
     resumed = train(folder, resume=tmp_path / "cut", device="cpu")
     assert same(through.checkpoint.tensors, resumed.checkpoint.tensors)
     assert [r.loss for r in through.record.history] == [r.loss for r in resumed.record.history]
     assert not state.exists(tmp_path / "cut")
+    assert resumed.record.command == through.record.command
+
+
+def test_a_run_stopped_while_it_is_scored_goes_on_with_the_score(folder, tmp_path, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="--resume"):
+        patch.setattr("mobilenets.training.run.evaluate", interrupted)
+        train(
+            folder, model=SPEC, recipe=dataclasses.replace(QUICK, epochs=1), out=tmp_path / "r", device="cpu"
+        )
+    assert train(folder, resume=tmp_path / "r", device="cpu").evaluation.accuracy.n == len(
+        folder.split("test")
+    )
+
+
+def test_a_damaged_state_is_told(folder, tmp_path):
+    with pytest.raises(Interrupted):
+        train(
+            folder, model=SPEC, recipe=QUICK, out=tmp_path / "r", device="cpu", progress=StopAt("epoch 1/", 1)
+        )
+    file = tmp_path / "r" / "resume" / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="cannot be resumed"):
+        train(folder, resume=tmp_path / "r", device="cpu")
 
 
 def test_sigterm_ends_with_143(folder, tmp_path):
@@ -149,7 +182,7 @@ def test_sigterm_ends_with_143(folder, tmp_path):
             recipe=QUICK,
             out=tmp_path / "r",
             device="cpu",
-            progress=StopAfter(1, 1, signal.SIGTERM),
+            progress=StopAt("epoch 1/", 1, signal.SIGTERM),
         )
     assert stop.value.exit_code == 143
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -237,6 +270,49 @@ def test_a_full_disk_keeps_the_best_model_so_far(folder, tmp_path, monkeypatch):
     assert not list((tmp_path / "r").glob("*.tmp"))
 
 
+def test_a_file_size_limit_is_a_full_disk(folder, tmp_path):
+    """The real limit of the system, in a process of its own: a signal would end this one."""
+    program = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
+        "from mobilenets.cli import main; main(sys.argv[1:])"
+    )
+    words = [
+        "train",
+        str(folder.root),
+        "--model",
+        "mobilenet_v1_025",
+        "--resolution",
+        "32",
+        "--device",
+        "cpu",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words, "-o", str(tmp_path / "r")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "the disk is full" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_weights_that_are_no_numbers_are_refused_or_told(trained, folder, tmp_path):
+    poisoned = dict(trained.checkpoint.tensors)
+    poisoned["blocks.0.conv.conv.weight"] = np.full_like(poisoned["blocks.0.conv.conv.weight"], np.nan)
+    broken = dataclasses.replace(trained.checkpoint, tensors=poisoned)
+    recipe = dataclasses.replace(QUICK, freeze=Freeze(head_epochs=1))
+    with pytest.raises(TrainingDiverged):
+        train(folder, init=broken, recipe=recipe, out=tmp_path / "r", device="cpu")
+    assert not (tmp_path / "r" / "model.safetensors").exists()
+    broken.save(tmp_path / "nan.safetensors")
+    with pytest.raises(CheckpointError, match=r"blocks\.0\.conv\.conv\.weight"):
+        checkpoints.load(tmp_path / "nan.safetensors")
+
+
 def test_a_run_is_not_written_over(trained, folder):
     with pytest.raises(InputError, match="not empty"):
         train(folder, model=SPEC, recipe=QUICK, out=trained.path, device="cpu")
@@ -263,20 +339,18 @@ def test_the_learning_rate_climbs_and_falls():
     assert rates[-1] == pytest.approx(0.01, abs=0.002)
 
 
-@pytest.mark.parametrize("n", [2, 7, 8, 9, 17, 33, 64, 65])
-def test_no_batch_has_one_picture_and_every_picture_is_seen_once(n):
-    loader = TrainingLoader([None] * n, None, 32, Augment(), 8, seed=1)
+@pytest.mark.parametrize("batch_size", [2, 8])
+@pytest.mark.parametrize("world", [1, 3])
+@pytest.mark.parametrize("n", [7, 8, 9, 17, 33, 64, 65])
+def test_no_batch_has_one_picture_and_every_picture_is_seen_once(n, batch_size, world):
+    loader = TrainingLoader([None] * n, None, 32, Augment(), batch_size, seed=1, world=world)
     parts = loader.plan(0)
-    assert min(map(len, parts)) >= 2
+    shares = [dataclasses.replace(loader, rank=rank).shares(0) for rank in range(world)]
+    assert min(len(part) for share in shares for part in share) >= 2
+    assert [sorted(np.concatenate(step)) for step in zip(*shares, strict=True)] == [sorted(p) for p in parts]
     assert sorted(np.concatenate(parts)) == list(range(n))
     assert len(parts) == loader.steps
-    assert n < 9 or (np.concatenate(parts) != np.concatenate(loader.plan(1))).any()
-
-
-def test_processes_share_a_batch_without_overlap(folder):
-    whole = TrainingLoader(folder.split("train"), None, 32, Augment(), 8, seed=1).plan(2)[0]
-    shares = [whole[rank::2] for rank in range(2)]
-    assert sorted(np.concatenate(shares)) == sorted(whole)
+    assert n < 17 or (np.concatenate(parts) != np.concatenate(loader.plan(1))).any()
 
 
 def test_class_weights_balance_and_keep_the_scale():

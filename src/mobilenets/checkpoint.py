@@ -20,7 +20,7 @@ from mobilenets.errors import CheckpointError, MobilenetsError
 from mobilenets.files import write_bytes
 from mobilenets.preprocessing import Preprocessing
 from mobilenets.spec import Spec
-from mobilenets.text import printable
+from mobilenets.text import command_line, printable
 
 FORMAT_VERSION = 1
 METADATA_KEY = "mobilenets"
@@ -145,6 +145,12 @@ def load(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     if path.is_dir():
+        if not (path / MODEL_FILE).exists() and (path / "manifest.json").exists():
+            raise CheckpointError(
+                "is a bundle: it can be run, but not trained, converted or exported again.",
+                file=path,
+                remedy="Use the checkpoint or the run folder that it was made from.",
+            )
         path = path / MODEL_FILE
     try:
         return _read(path)
@@ -160,7 +166,7 @@ def _read(path: Path) -> Checkpoint:
             if METADATA_KEY not in metadata:
                 raise CheckpointError(
                     "is a safetensors file, but not one of ours: it has no manifest.",
-                    remedy=f"To convert it: mobilenets import {printable(str(path))} -o model.safetensors",
+                    remedy=f"To convert it: {command_line(['import', str(path), '-o', 'model.safetensors'])}",
                 )
             value = _json(metadata[METADATA_KEY])
             manifest = Manifest.from_json(value)
@@ -172,6 +178,8 @@ def _read(path: Path) -> Checkpoint:
     for name, array in tensors.items():
         if array.dtype != np.float32:
             raise CheckpointError(f"tensor '{name}' is {array.dtype}; a checkpoint holds float32.")
+        if not np.isfinite(array).all():
+            raise CheckpointError(f"tensor '{name}' holds values that are no numbers (NaN or infinity).")
     remembered = value.get("trained_on", "")
     if not isinstance(remembered, str):
         raise CheckpointError("its manifest has no text under 'trained_on'.")
@@ -204,7 +212,7 @@ def _refuse_foreign(path: Path) -> None:
     if magic.startswith((b"PK\x03\x04", b"\x80")) and not begins_json:
         raise CheckpointError(
             "is a PyTorch pickle; models are never loaded from pickles, which can run any code.",
-            remedy=f"To convert it safely: mobilenets import {printable(str(path))} -o model.safetensors",
+            remedy=f"To convert it safely: {command_line(['import', str(path), '-o', 'model.safetensors'])}",
         )
 
 

@@ -9,44 +9,60 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mobilenets.checkpoint import MODEL_FILE
 from mobilenets.cli import run_command
 from mobilenets.cli.terminal import say
-from mobilenets.cli.verbs import command_line
 from mobilenets.errors import MissingExtra, MobilenetsError
 from mobilenets.files import replacing_folder
-from mobilenets.text import printable
+from mobilenets.text import command_line, printable
 
 SIDE = 32
 
 
 def run(folder: Path) -> None:
-    """Work under `folder`. Steps whose result is there already are not done again."""
+    """Work under `folder`. What is finished there is not done again, and a stopped run goes on."""
     digits, trained, bundle = folder / "digits", folder / "run", folder / "onnx"
     if not digits.exists():
         say(f"Writing scikit-learn's handwritten digits to {printable(str(digits))}: one folder per class.")
         write_digits(digits)
     few = [str(digits / name / "0000.png") for name in ("zero", "three", "eight")]
-    steps = [
-        (trained / "report.html", _train_words(digits, trained)),
-        (None, ["evaluate", str(trained), str(trained / "split.csv")]),
-        (None, ["predict", str(trained), *few]),
-        (bundle / "certificate.json", ["export", str(trained), "--to", "onnx", "-o", str(bundle)]),
-        (None, ["predict", str(bundle), *few]),
-    ]
-    for result, words in steps:
-        if result is not None and result.exists():
-            say(f"\n# there already: {printable(str(result))}; remove it to start afresh")
-            continue
-        say(f"\n$ {command_line(words)}")
-        code = run_command(words)
-        if code:
-            raise _Stopped(code)
+    if _finished(trained):
+        say(
+            f"\n# trained already: {printable(str(trained))}; remove {printable(str(folder))} to start afresh"
+        )
+    else:
+        _type(_train_words(digits, trained))
+    _type(["evaluate", str(trained), str(trained / "split.csv")])
+    _type(["predict", str(trained), *few])
+    if _newer(bundle / "certificate.json", trained / MODEL_FILE):
+        say(f"\n# exported already: {printable(str(bundle))}")
+    else:
+        _type(["export", str(trained), "--to", "onnx", "-o", str(bundle)])
+    _type(["predict", str(bundle), *few])
     say(f"\nOpen {printable(str(trained / 'report.html'))} in a browser.")
     say("Now your own photos: put them into one folder per class, and type")
     say("    mobilenets train FOLDER")
 
 
+def _type(words: list[str]) -> None:
+    """Show a command and run it."""
+    say(f"\n$ {command_line(words)}")
+    code = run_command(words)
+    if code:
+        raise _Stopped(code)
+
+
+def _finished(trained: Path) -> bool:
+    return (trained / "metrics.json").exists() and not (trained / "resume").exists()
+
+
+def _newer(file: Path, than: Path) -> bool:
+    return file.exists() and file.stat().st_mtime_ns >= than.stat().st_mtime_ns
+
+
 def _train_words(digits: Path, trained: Path) -> list[str]:
+    if (trained / "resume").exists():
+        return ["train", str(digits), "--resume", str(trained)]
     network = ["--model", "mobilenet_v2_035", "--resolution", str(SIDE)]
     return ["train", str(digits), *network, "--recipe", "digits", "-o", str(trained)]
 

@@ -60,10 +60,14 @@ def balanced(hits: NDArray[np.int64], n: NDArray[np.int64]) -> Score:
     The interval has the spread of the mean of independent Beta(hits + ½, misses + ½) draws per class
     (Jeffreys), 4,000 of them from a fixed seed, about the value: unlike a bootstrap's it does not
     collapse to a point for classes without a miss, and small classes do not pull it towards one half.
+    For two or three classes of a few pictures it is too narrow: 82 % at 2 classes of 3 pictures, 92 %
+    at 2 of 30 in simulation, 95 % from some ten pictures a class and more classes on.
     """
     hits, n = hits[n > 0], n[n > 0]
     if not n.size:
         return Score(0.0, 0.0, 1.0, 0)
+    if n.size == 1:
+        return proportion(int(hits[0]), int(n[0]))
     value = float((hits / n).mean())
     draws = np.random.default_rng(0).beta(hits + 0.5, n - hits + 0.5, size=(_DRAWS, len(n))).mean(axis=1)
     low, high = value + np.quantile(draws, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2]) - draws.mean()

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ def replacing(path: Path) -> Iterator[Path]:
     On any error the temporary file goes and `path` is as it was. A full disk or a missing
     permission becomes `WriteFailed`.
     """
-    temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -28,7 +28,15 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise write_failed(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A hidden name in the same folder; `WriteFailed` where `path` names a folder or nothing."""
+    if not path.name or path.is_dir():
+        raise WriteFailed("is a folder, so no file can be written there.", file=path, remedy="Name a file.")
+    return path.with_name(f".{path.name[:80]}.{os.getpid()}.tmp")
 
 
 @contextmanager

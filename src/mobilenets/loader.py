@@ -39,8 +39,9 @@ class TrainingLoader:
 
     @property
     def steps(self) -> int:
-        """Batches per epoch."""
-        return -(-len(self.pictures) // self.batch_size)
+        """Batches per epoch: as many as leave each of `world` processes two pictures in every batch."""
+        n = len(self.pictures)
+        return max(1, min(-(-n // self.batch_size), n // (2 * self.world)))
 
     def plan(self, epoch: int) -> list[NDArray[np.int64]]:
         """The epoch's batches as indices into `pictures`: shuffled, of nearly equal size.
@@ -51,9 +52,13 @@ class TrainingLoader:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.pictures))
         return [np.asarray(part, dtype=np.int64) for part in np.array_split(order, self.steps)]
 
+    def shares(self, epoch: int) -> list[NDArray[np.int64]]:
+        """This process's part of each batch."""
+        return [batch[self.rank :: self.world] for batch in self.plan(epoch)]
+
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
         """Batches from `first_step` on: `uint8` N×S×S×C and labels N, this process's part of each."""
-        parts = [batch[self.rank :: self.world] for batch in self.plan(epoch)[first_step:]]
+        parts = self.shares(epoch)[first_step:]
         if self.overlap:
             views = in_threads(
                 lambda index: self._view(epoch, index),

@@ -58,8 +58,10 @@ class Augment:
             raise RecipeError(
                 f"recipe: augment.crop_area is {self.crop_area}; it must be 0 < low ≤ high ≤ 1."
             )
-        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
-            raise RecipeError(f"recipe: augment.crop_ratio is {self.crop_ratio}; it must be 0 < low ≤ high.")
+        if not 0.01 <= self.crop_ratio[0] <= self.crop_ratio[1] <= 100:
+            raise RecipeError(
+                f"recipe: augment.crop_ratio is {self.crop_ratio}; it must be 0.01 ≤ low ≤ high ≤ 100."
+            )
         for name, high in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("shift", 1)):
             _range(getattr(self, name), 0, high, f"augment.{name}")
         _range(self.rotate_degrees, 0, 180, "augment.rotate_degrees")

@@ -1,5 +1,6 @@
 """Names of files and labels, made safe for the place where they land."""
 
+import shlex
 import unicodedata
 from collections.abc import Sequence
 
@@ -49,3 +50,8 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def command_line(words: Sequence[str]) -> str:
+    """A `mobilenets` command as one would type it, with quotes where a shell needs them."""
+    return printable(shlex.join(["mobilenets", *words]))

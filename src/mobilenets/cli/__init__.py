@@ -3,11 +3,13 @@
 Nothing is decided here. Errors become one message and an exit code in `main`, and nowhere else.
 """
 
+import io
 import os
 import signal
 import sys
 import traceback
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -123,9 +125,15 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one field of the recipe; repeatable."),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Decides the split and every random draw.")] = 0,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first problem of a picture.")] = False,
-    device: Annotated[str | None, typer.Option(metavar="cpu", help="[default: what there is]")] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Decides the split and every random draw.")
+    ] = 0,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop where a picture cannot be used, instead of leaving it out.")
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(metavar="cpu", help="Train on the CPU. [default: a GPU if there is one]")
+    ] = None,
     output: Out = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")
@@ -150,6 +158,7 @@ def train(
         output=output,
         resume=resume,
         print_recipe=print_recipe,
+        typed=_typed,
     )
 
 
@@ -260,15 +269,30 @@ _VERBS = {
 }
 
 
+_typed: list[str] = []
+"""The words of the command under way, for a report that says how to repeat it."""
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 gate, 2 input, 3 environment, 130 and 143 stopped."""
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console or file that cannot say ≥ gets an escape
+            stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, _terminated)
     sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
+
+
+def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+class Terminated(BaseException):
+    """SIGTERM outside of a training loop: leave every `finally` and `with`, then exit with 143."""
 
 
 def run_command(arguments: list[str]) -> int:
     """Run one command line and return its exit code; whatever goes wrong has been said."""
+    _typed[:] = arguments
     try:
         result: Any = app(arguments, standalone_mode=False, prog_name="mobilenets")
     except TyperException as error:
@@ -279,6 +303,12 @@ def run_command(arguments: list[str]) -> int:
         return _fail(InputError(error.format_message(), remedy=f"See: {help_line}"))
     except (typer.Abort, KeyboardInterrupt):
         result = _STOPPED
+    except Terminated:
+        say("Ended by a signal.")
+        return 143
+    except BrokenPipeError:  # `mobilenets models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         return _fail(_designed(error))
     if result == _STOPPED:  # typer turns Ctrl-C into this code
@@ -293,6 +323,13 @@ def _designed(error: Exception) -> MobilenetsError:
             return error
         case ModuleNotFoundError():
             return _missing(error)
+        case MemoryError():
+            return EnvironmentFault("the memory is full.", remedy="Try smaller batches: --set batch_size=8")
+        case RuntimeError() if "out of memory" in str(error) or "can't allocate memory" in str(error):
+            return EnvironmentFault(
+                f"the memory is full ({printable(str(error).splitlines()[0])}).",
+                remedy="Try smaller batches: --set batch_size=8",
+            )
         case OSError():
             return EnvironmentFault(f"{error.strerror or error}.", file=error.filename)
         case _:

@@ -17,7 +17,7 @@ from mobilenets.text import printable
 def find_spec(model: str, *, resolution: int | None, classes: int | None) -> Spec:
     """The `Spec` of a NAME, or of a run folder, checkpoint or bundle at that path."""
     path = Path(model)
-    if path.exists() or path.suffix:
+    if model not in zoo.names() and (path.exists() or path.suffix == ".safetensors"):
         manifest = read_bundle(path).manifest if is_bundle(path) else checkpoints.load(path).manifest
         spec = manifest.spec
     else:
@@ -56,7 +56,7 @@ def models(as_json: bool) -> None:
                 f"{r['params'] / 1e6:.2f} M",
                 f"{r['macs'] / 1e6:,.0f} M",
                 megabytes(r["activation_bytes"]),
-                "–" if r["top1"] is None else f"{r['top1']:.1f} %",
+                "–" if r["top1_percent"] is None else f"{r['top1_percent']:.1f} %",
                 r["top1_source"],
             )
             for r in rows
@@ -75,7 +75,7 @@ def _model_row(name: str) -> dict[str, Any]:
         "params": cost.params,
         "macs": cost.macs,
         "activation_bytes": cost.activation_bytes,
-        "top1": published.top1 if published else None,
+        "top1_percent": published.top1 if published else None,
         "top1_source": published.source if published else None,
         "source": spec.source,
     }

@@ -1,7 +1,5 @@
 """The verbs that work on pictures and models: call, print, and say what to type next."""
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,14 +15,9 @@ from mobilenets.prediction import to_csv
 from mobilenets.recipe import Recipe
 from mobilenets.runtime import open_session
 from mobilenets.spec import Padding
-from mobilenets.text import count, printable
+from mobilenets.text import command_line, count, printable
 
 _SPLITS: dict[str, Split | None] = {"train": "train", "val": "val", "test": "test", "all": None}
-
-
-def command_line(words: Sequence[str]) -> str:
-    """A command as one would type it, with quotes where they are needed."""
-    return printable(shlex.join(["mobilenets", *words]))
 
 
 def train(
@@ -41,23 +34,27 @@ def train(
     output: Path | None,
     resume: Path | None,
     print_recipe: bool,
+    typed: Sequence[str],
 ) -> None:
     """`mobilenets train`."""
     chosen = _recipe(recipe or ("finetune" if init else "scratch"), settings)
     if print_recipe:
         show_json(chosen.to_json())
         return
-    if resume is not None and any((model, init, resolution, recipe, settings, output)):
+    if resume is not None and (
+        settings or any(v is not None for v in (model, init, resolution, recipe, output))
+    ):
         raise InputError(
             "--resume goes on with the choices that are stored with the run; leave the other options out.",
             remedy=f"That is: {command_line(['train', str(folder), '--resume', str(resume)])}",
         )
     progress = TerminalProgress()
-    from mobilenets.training import stored_plan
+    from mobilenets.training import check_choices, stored_plan
     from mobilenets.training import train as run_training
 
     if resume is not None:
         seed = stored_plan(resume).seed
+    check_choices(model=model, init=init, resolution=resolution, out=output, device=device)
     scanned = scan(folder, seed=seed, strict=strict, progress=progress)
     show_problems(scanned)
     run = run_training(
@@ -70,7 +67,7 @@ def train(
         out=output,
         resume=resume,
         device=device,
-        command=command_line(sys.argv[1:]),
+        command=command_line(typed),
         progress=progress,
     )
     show_scores(run.evaluation, "test")
@@ -87,7 +84,7 @@ def _named(files: Sequence[Path]) -> list[str]:
 
 def _recipe(name: str, settings: Sequence[str]) -> Recipe:
     file = Path(name)
-    if file.suffix == ".json" or file.exists():
+    if name not in recipes.PRESETS and (file.suffix == ".json" or file.is_file()):
         try:
             chosen = recipes.from_json(read_json(file))
         except MobilenetsError as error:
@@ -136,7 +133,8 @@ def evaluate(model: str, folder: Path, *, split: str | None, engine: str | None,
     show_problems(scanned)
     chosen = split or ("test" if scanned.split("test") else "all")
     result = evaluate_folder(session, scanned, split=_SPLITS[chosen], progress=progress)
-    say(f"{count(len(result.truth), 'picture')} of the split '{chosen}', run in {result.engine}")
+    which = f"of the split '{chosen}'" if scanned.given_splits else "of the folder, which has no split"
+    say(f"{count(len(result.truth), 'picture')} {which}, run in {result.engine}")
     if result.seen:
         say(
             f"Careful: the model was trained on {result.seen:,} of these pictures, "
@@ -147,7 +145,7 @@ def evaluate(model: str, folder: Path, *, split: str | None, engine: str | None,
         return
     show_scores(result, chosen)
     show("")
-    rows = sorted(result.per_class, key=lambda row: row.recall.value)
+    rows = sorted((row for row in result.per_class if row.n), key=lambda row: row.recall.value)
     show_table(
         [
             ("class", "left"),
@@ -194,6 +192,8 @@ def predict(
     as_json: bool,
 ) -> None:
     """`mobilenets predict`."""
+    if csv_file is not None and csv_file.exists() and csv_file.suffix.lower() != ".csv":
+        raise InputError("exists already and is no .csv file; it would be lost.", file=csv_file)
     results = predict_pictures(model, pictures, top=top, engine=engine, progress=TerminalProgress())
     if csv_file is not None:
         write_text(csv_file, to_csv(results))
@@ -237,6 +237,8 @@ def import_file(
     licence: str | None,
 ) -> None:
     """`mobilenets import`."""
+    if output.exists():
+        raise InputError("exists already.", file=output, remedy="Choose another name with -o, or remove it.")
     from mobilenets.weights import import_file as read_foreign
 
     imported = read_foreign(

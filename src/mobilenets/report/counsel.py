@@ -19,8 +19,6 @@ def warnings(record: RunRecord) -> tuple[str, ...]:
     """What a reader must know before believing the score; empty for an ordinary run."""
     evaluation, found = record.evaluation, []
     n = len(evaluation.truth)
-    if record.stopped_early:
-        found.append("The run was stopped before its last epoch. The model is the best until then.")
     if evaluation.seen:
         found.append(
             f"{evaluation.seen:,} of the {count(n, 'test picture')} had been trained on: "

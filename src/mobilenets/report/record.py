@@ -14,7 +14,7 @@ class Epoch:
     """One line of the training log; scores are shares in [0, 1] on the validation split."""
 
     number: int
-    """From 1."""
+    """From 1; 0 is the first phase, the classifier on the frozen body."""
     phase: str
     """`head` while the body is frozen, `all` or `last N blocks` after that."""
     loss: float
@@ -47,5 +47,3 @@ class RunRecord:
     """Device, precision, versions, machine, time taken: label → text."""
     command: str
     """What the user typed, to run it again."""
-    stopped_early: bool = False
-    """Whether the user stopped it (Ctrl-C) before the last epoch."""

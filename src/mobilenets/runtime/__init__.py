@@ -56,7 +56,9 @@ def open_session(
     else:
         path = Path(model)
         source = read_bundle(path) if is_bundle(path) else checkpoints.load(path)
-    chosen = engine or ("onnxruntime" if isinstance(source, Bundle) else "torch")
+    if threads is not None and threads < 1:
+        raise InputError(f"threads is {threads}; it must be 1 or more.")
+    chosen = engine or (source.engine if isinstance(source, Bundle) else "torch")
     if chosen not in ENGINES:
         raise UnknownName("engine", chosen, ENGINES)
     return ENGINES[chosen](source, threads)

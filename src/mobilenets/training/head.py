@@ -4,6 +4,7 @@ The body does not change, so its features are computed once per picture, and the
 over them take seconds. The frozen body runs in evaluation mode: its norm statistics cannot move.
 """
 
+import math
 import time
 from collections.abc import Callable
 
@@ -12,12 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mobilenets.errors import Interrupted, TrainingDiverged
 from mobilenets.evaluation import balanced
 from mobilenets.folder import Picture
 from mobilenets.loader import plain_batches
 from mobilenets.network import MobileNet
 from mobilenets.progress import Progress
 from mobilenets.report.record import Epoch
+from mobilenets.training.interrupt import StopRequest
 from mobilenets.training.optimization import rate_at
 from mobilenets.training.plan import Plan
 
@@ -32,17 +35,19 @@ def train_head(
     val: tuple[Picture, ...],
     run: Runner,
     weights: Tensor | None,
+    stop: StopRequest,
     progress: Progress,
 ) -> Epoch:
     """Fit `network.classifier` in place; returns the line of the log, scored on *val*.
 
-    `run` maps a normalised batch N×C×H×W on the device to the features N×features, under the run's
-    precision. The pictures are seen as in evaluation, not augmented.
+    Nothing is lost by a stop here but its seconds: `Interrupted` is raised, and a resume begins the
+    phase again. `run` maps a normalised batch N×C×H×W on the device to the features N×features, under
+    the run's precision. The pictures are seen as in evaluation, not augmented.
     """
     start = time.perf_counter()
     recipe = plan.recipe
-    features, labels = _features(network, plan, train, run, progress)
-    val_features, val_labels = _features(network, plan, val, run, progress)
+    features, labels = _features(network, plan, train, run, stop, progress)
+    val_features, val_labels = _features(network, plan, val, run, stop, progress)
     classifier = network.classifier
     optimizer = torch.optim.AdamW(
         classifier.parameters(), lr=recipe.freeze.head_rate, weight_decay=recipe.weight_decay
@@ -50,6 +55,7 @@ def train_head(
     epochs, steps = recipe.freeze.head_epochs, -(-len(features) // _BATCH)
     rate, loss_sum = 0.0, 0.0
     for epoch in range(epochs):
+        _stop_if_asked(stop)
         loss_sum = 0.0
         order = np.random.default_rng([plan.seed, 1_000_003, epoch]).permutation(len(features))
         for step, part in enumerate(np.array_split(order, steps)):
@@ -84,8 +90,15 @@ def train_head(
 
 
 def scores(logits: Tensor, labels: Tensor, classes: int) -> tuple[float, float, float]:
-    """Plain cross-entropy, accuracy and balanced accuracy of logits N×classes."""
+    """Plain cross-entropy, accuracy and balanced accuracy of logits N×classes.
+
+    Raises `TrainingDiverged` where a logit is not a number.
+    """
     loss = float(functional.cross_entropy(logits.float(), labels))
+    if not math.isfinite(loss):
+        raise TrainingDiverged(
+            f"the loss on val became {loss}.", remedy="Try a lower rate: --set rate=… and freeze.head_rate=…"
+        )
     predicted, truth = logits.argmax(1).cpu().numpy(), labels.cpu().numpy()
     n = np.bincount(truth, minlength=classes)
     hits = np.bincount(truth[predicted == truth], minlength=classes)
@@ -93,7 +106,12 @@ def scores(logits: Tensor, labels: Tensor, classes: int) -> tuple[float, float, 
 
 
 def _features(
-    network: MobileNet, plan: Plan, pictures: tuple[Picture, ...], run: Runner, progress: Progress
+    network: MobileNet,
+    plan: Plan,
+    pictures: tuple[Picture, ...],
+    run: Runner,
+    stop: StopRequest,
+    progress: Progress,
 ) -> tuple[Tensor, Tensor]:
     device = next(network.parameters()).device
     feed = plain_batches(pictures, plan.preprocessing, plan.spec.resolution, device)
@@ -103,4 +121,10 @@ def _features(
         with torch.no_grad():
             features.append(run(pixels).float())
         labels.append(truth)
+        _stop_if_asked(stop)
     return torch.cat(features), torch.cat(labels)
+
+
+def _stop_if_asked(stop: StopRequest) -> None:
+    if stop.signal is not None:
+        raise Interrupted("stopped in the first phase, which trains the classifier on the frozen body.")

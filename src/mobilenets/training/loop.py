@@ -6,7 +6,6 @@ every ten minutes, and when it is asked to stop, and goes on from there to the s
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -61,12 +60,12 @@ class Loop:
         self.plan, self.loader, self.val = plan, loader, val
         self.accelerator, self.speed = accelerator, speed
         self.run, self.keep, self.stop, self.progress = run, keep, stop, progress
-        self.network = network.to(accelerator.device, memory_format=memory_format(speed.layout))  # type: ignore[call-overload]
+        self.network = network
         freeze = plan.recipe.freeze
         if freeze.unfreeze_blocks is not None:
             self.network.unfreeze_last(freeze.unfreeze_blocks)
         self.average: AveragedModel = averaged(self.network, plan.recipe.ema_decay)
-        self.class_weights = None if class_weights is None else class_weights.to(accelerator.device)
+        self.class_weights = class_weights
         self.place = Place()
         optimizer = make_optimizer(self.network, plan.recipe)
         self.model: Any
@@ -76,6 +75,18 @@ class Loop:
     def resume(self) -> None:
         """Go to where the saved state under the run folder says."""
         self.place = state.load(self.run, self.network, self.average, self._plain_optimizer)
+
+    def save(self) -> None:
+        """Write the state from which `resume` goes on."""
+        if self.accelerator.is_main_process:
+            state.save(self.run, self.place, self.network, self.average, self._plain_optimizer)
+
+    def begin_after(self, head: Epoch) -> None:
+        """Go on from a network whose classifier has been trained on the frozen body."""
+        self.average = averaged(self.network, self.plan.recipe.ema_decay)
+        self.place.head_done = True
+        self.judge(head)
+        self.save()
 
     @property
     def _plain_optimizer(self) -> torch.optim.Optimizer:
@@ -89,7 +100,7 @@ class Loop:
         return "all" if blocks is None else f"last {blocks} blocks"
 
     def go(self) -> None:
-        """Train until the last epoch. Raises `Interrupted` or `TrainingDiverged` with the state saved."""
+        """Train until the last epoch. Raises `Interrupted` with the state saved, and `TrainingDiverged`."""
         while self.place.epoch < self.plan.epochs:
             self._epoch()
 
@@ -109,19 +120,17 @@ class Loop:
         saved = began = time.monotonic()
         before = place.seconds
         batches = self.loader.epoch(place.epoch, place.step)
-        left = sum(len(part) for part in self.loader.plan(place.epoch)[place.step :])
+        left = sum(len(part) for part in self.loader.shares(place.epoch)[place.step :])
         what = f"epoch {number}/{self.plan.epochs}"
         for pixels, labels in self.progress.track(batches, left, what, size=lambda item: len(item[1])):
-            rate = self._step(pixels, labels, place.epoch * steps + place.step, total)
+            self._step(pixels, labels, place.epoch * steps + place.step, total)
             place.step += 1
             place.seconds = before + time.monotonic() - began
-            if self.stop.signal is not None:
-                self._save()
-                raise Interrupted(
-                    f"stopped in epoch {number} of {self.plan.epochs}, after step {place.step} of {steps}."
-                )
+            self._stop_if_asked(
+                f"in epoch {number} of {self.plan.epochs}, after step {place.step} of {steps}"
+            )
             if time.monotonic() - saved > _SAVE_EVERY_S:
-                self._save()
+                self.save()
                 saved = time.monotonic()
         val_loss, accuracy, balanced_accuracy = self._validate()
         row = Epoch(
@@ -131,17 +140,26 @@ class Loop:
             val_loss=val_loss,
             accuracy=accuracy,
             balanced_accuracy=balanced_accuracy,
-            rate=rate,
+            rate=rate_at(number * steps - 1, total, self.plan.recipe),
             seconds=before + time.monotonic() - began,
         )
         self.judge(row)
         place.epoch, place.step = number, 0
         place.loss_sum, place.loss_count, place.seconds = 0.0, 0, 0.0
-        self._save()
+        self.save()
         best = "  ← best so far" if place.best_epoch == number else ""
         self.progress.say(f"epoch {number}/{self.plan.epochs}  {describe(row)}{best}")
-        if self.stop.signal is not None and number < self.plan.epochs:
-            raise Interrupted(f"stopped after epoch {number} of {self.plan.epochs}.")
+        self._stop_if_asked(f"after epoch {number} of {self.plan.epochs}")
+
+    def _stop_if_asked(self, where: str) -> None:
+        """Save and raise `Interrupted` where a signal asked for it, in whichever process it came."""
+        asked = self.stop.signal is not None
+        if self.accelerator.num_processes > 1:
+            flag = torch.tensor(float(asked), device=self.accelerator.device)
+            asked = float(self.accelerator.reduce(flag, "sum")) > 0
+        if asked:
+            self.save()
+            raise Interrupted(f"stopped {where}.")
 
     def _step(
         self,
@@ -149,7 +167,7 @@ class Loop:
         truth: "np.ndarray[Any, np.dtype[np.int64]]",
         step: int,
         total: int,
-    ) -> float:
+    ) -> None:
         recipe, device = self.plan.recipe, self.accelerator.device
         rate = rate_at(step, total, recipe)
         for group in self.optimizer.param_groups:
@@ -168,7 +186,7 @@ class Loop:
         if not np.isfinite(value):
             raise TrainingDiverged(
                 f"the loss became {value} at step {step + 1} of {total} (learning rate {rate:.2g}).",
-                remedy=f"The best model so far is kept. Try a lower rate: --set rate={recipe.rate / 3:.1g}",
+                remedy=f"Try a lower rate: --set rate={recipe.rate / 3:.1g}",
             )
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
@@ -178,7 +196,6 @@ class Loop:
         self.average.update_parameters(self.network)
         self.place.loss_sum += value * len(truth)
         self.place.loss_count += len(truth)
-        return rate
 
     def _train_mode(self) -> None:
         self.model.train()
@@ -199,11 +216,8 @@ class Loop:
             ):
                 logits.append(average(pixels).float())
                 labels.append(truth)
+                self._stop_if_asked(f"while validating epoch {self.place.epoch + 1} of {self.plan.epochs}")
         return scores(torch.cat(logits), torch.cat(labels), self.plan.spec.classes)
-
-    def _save(self) -> None:
-        if self.accelerator.is_main_process:
-            state.save(self.run, replace(self.place), self.network, self.average, self._plain_optimizer)
 
 
 def describe(row: Epoch) -> str:

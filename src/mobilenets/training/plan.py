@@ -43,6 +43,8 @@ class Plan:
     """With its number of epochs decided, and after `speed.choose` its precision and layout as well."""
     seed: int
     inherited: Inherited = Inherited()
+    command: str = ""
+    """What the user typed; not part of what decides the result."""
 
     @property
     def epochs(self) -> int:
@@ -56,6 +58,7 @@ class Plan:
             "preprocessing": self.preprocessing.to_json(),
             "recipe": self.recipe.to_json(),
             "seed": self.seed,
+            "command": self.command,
             "inherited": {
                 "licence": self.inherited.licence,
                 "parent": dict(self.inherited.parent),
@@ -77,6 +80,7 @@ def read_plan(file: Path) -> Plan:
             inherited=Inherited(
                 inherited["licence"], inherited["parent"], frozenset(inherited["trained_on"])
             ),
+            command=value["command"],
         )
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"is not a run's plan ({error!r}).", file=file) from error
@@ -93,16 +97,19 @@ def make_plan(
     recipe: Recipe | str | None,
     resolution: int | None,
     seed: int,
+    command: str,
 ) -> Plan:
     """Resolve the user's choices. Without any: V3-Small at 160 px, `scratch`; with `init`, `finetune`."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise InputError(f"seed is {seed!r}; it must be a whole number from 0 to 2⁶³ − 1.")
     if not isinstance(recipe, Recipe):
         recipe = recipes.preset(recipe or ("finetune" if init else "scratch"))
     recipe = dataclasses.replace(recipe, epochs=recipe.epochs_for(len(folder.split("train"))))
-    spec = _network(model, init, resolution)
+    spec = choose_network(model, init, resolution)
     spec = dataclasses.replace(
         spec,
         classes=len(folder.classes),
-        resolution=resolution or spec.resolution,
+        resolution=spec.resolution if resolution is None else resolution,
         dropout=spec.dropout if recipe.dropout is None else recipe.dropout,
     )
     preprocessing = init.manifest.preprocessing if init else for_channels(spec.channels)
@@ -116,6 +123,7 @@ def make_plan(
         recipe=recipe,
         seed=seed,
         inherited=_inherited(init, init_file),
+        command=command,
     )
 
 
@@ -138,10 +146,13 @@ def _inherited(init: Checkpoint | None, file: Path | None) -> Inherited:
     return Inherited(init.manifest.licence, parent, init.trained_on)
 
 
-def _network(model: str | Spec | None, init: Checkpoint | None, resolution: int | None) -> Spec:
+def choose_network(model: str | Spec | None, init: Checkpoint | None, resolution: int | None) -> Spec:
+    """The network that `train`'s arguments ask for; its classes are still its own."""
     named = model if isinstance(model, Spec) or model is None else zoo.build(model, resolution=resolution)
     if init is None:
-        return named or zoo.build(DEFAULT_MODEL, resolution=resolution or DEFAULT_RESOLUTION)
+        return named or zoo.build(
+            DEFAULT_MODEL, resolution=DEFAULT_RESOLUTION if resolution is None else resolution
+        )
     if named is not None and named.blocks != init.spec.blocks:
         raise InputError(
             f"--model asks for {named.name}, but the checkpoint given by --init holds {init.spec.name}.",

@@ -1,26 +1,26 @@
 """`train`: one folder of pictures in, one run folder out."""
 
 import dataclasses
+import importlib.util
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mobilenets import __version__
 from mobilenets import checkpoint as checkpoints
 from mobilenets.checkpoint import MODEL_FILE, Checkpoint, Manifest, digest
-from mobilenets.errors import InputError, Interrupted, MissingExtra, MobilenetsError
-from mobilenets.evaluation import Evaluation, evaluate
+from mobilenets.errors import Interrupted, MissingExtra, MobilenetsError
+from mobilenets.evaluation import Evaluation, evaluate, proportion
 from mobilenets.files import write_json
 from mobilenets.folder import Folder, scan
 from mobilenets.loader import TrainingLoader
-from mobilenets.machine import cpu_name
 from mobilenets.machine import describe as describe_machine
 from mobilenets.network import MobileNet, to_tensors
 from mobilenets.progress import SILENT, Progress
@@ -30,18 +30,28 @@ from mobilenets.report.record import Epoch, RunRecord
 from mobilenets.spec import Spec
 from mobilenets.text import count, duration, printable
 from mobilenets.training import state
+from mobilenets.training.device import check_device, device_name, open_device, precision_name, threads
 from mobilenets.training.head import train_head
 from mobilenets.training.interrupt import StopRequest, stop_request
 from mobilenets.training.loop import Loop, describe
 from mobilenets.training.optimization import class_weights
-from mobilenets.training.plan import Plan, load_init, make_network, make_plan, read_plan
-from mobilenets.training.speed import Speed, choose, memory_format
+from mobilenets.training.plan import Plan, choose_network, load_init, make_network, make_plan
+from mobilenets.training.run_folder import (
+    METRICS_FILE,
+    PLAN_FILE,
+    SPLIT_FILE,
+    check_out,
+    check_same_pictures,
+    claim,
+    stored_plan,
+    with_way_on,
+)
+from mobilenets.training.speed import Speed
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-PLAN_FILE = "plan.json"
-SPLIT_FILE = "split.csv"
+_FOR_THE_REPORT = ("matplotlib", "jinja2")
 
 
 @dataclass(frozen=True)
@@ -84,43 +94,72 @@ def train(
     stored = None if resume is None else stored_plan(resume)
     if not isinstance(folder, Folder):
         folder = scan(folder, seed=stored.seed if stored else seed, progress=progress)
-    began = time.monotonic()
     start, file = load_init(init)
     if stored and resume:
         path, plan = Path(resume), stored
-        _check_same_pictures(path, folder)
+        check_same_pictures(path, folder)
     else:
         plan = make_plan(
-            folder, model=model, init=start, init_file=file, recipe=recipe, resolution=resolution, seed=seed
+            folder,
+            model=model,
+            init=start,
+            init_file=file,
+            recipe=recipe,
+            resolution=resolution,
+            seed=seed,
+            command=command,
         )
-        path = _new_run_folder(folder, out)
+        check_out(out)
     network = make_network(plan, start, folder.classes)
-    accelerator, network, speed = _open_device(network, plan, device)
+    progress.say("Measuring which precision, layout and threads train fastest here …")
+    accelerator, speed = open_device(network, plan, device)
+    if not stored:
+        path = _agreed(accelerator, claim(folder, out) if accelerator.is_main_process else None)
     plan = dataclasses.replace(
         plan,
         recipe=dataclasses.replace(
             plan.recipe, precision=speed.precision, layout=speed.layout, threads=speed.threads
         ),
     )
-    work = _Work(path, plan, folder, accelerator, speed, command, progress)
-    with stop_request() as stop, _threads(speed.threads):
-        work.announce()
+    work = _Work(path, plan, folder, accelerator, speed, progress if accelerator.is_main_process else SILENT)
+    with stop_request() as stop, threads(speed.threads):
         try:
-            history, best_epoch = work.train(network, stop, resumed=resume is not None)
+            history, best_epoch = work.train(network, stop, resumed=stored is not None)
         except MobilenetsError as error:
-            raise _with_way_on(error, path, folder, stop) from error
-    return work.finish(history, best_epoch, time.monotonic() - began)
-
-
-@contextmanager
-def _threads(wanted: int) -> Iterator[None]:
-    """Torch with `wanted` threads, and afterwards with as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(wanted)
+            raise with_way_on(error, path, folder, stop) from error
     try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        return work.finish(history, best_epoch)
+    except KeyboardInterrupt as error:
+        stopped = Interrupted("stopped while scoring the model and writing the report.")
+        raise with_way_on(stopped, path, folder, stop) from error
+
+
+def check_choices(
+    *,
+    model: str | Spec | None,
+    init: Checkpoint | str | Path | None,
+    resolution: int | None,
+    out: str | Path | None,
+    device: str | None,
+) -> None:
+    """Find what is wrong with the arguments of `train` before any picture is opened."""
+    for package in _FOR_THE_REPORT:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra("the report of a run", "train", package)
+    start, _ = load_init(init)
+    choose_network(model, start, resolution)
+    check_out(out)
+    check_device(device)
+
+
+def _agreed(accelerator: "Accelerator", path: Path | None) -> Path:
+    """The main process's `path`, in every process."""
+    if accelerator.num_processes == 1:
+        assert path is not None
+        return path
+    from accelerate.utils import broadcast_object_list
+
+    return Path(broadcast_object_list([None if path is None else str(path)])[0])
 
 
 @dataclass(frozen=True)
@@ -132,52 +171,62 @@ class _Work:
     folder: Folder
     accelerator: "Accelerator"
     speed: Speed
-    command: str
     progress: Progress
 
-    def announce(self) -> None:
+    @cached_property
+    def loader(self) -> TrainingLoader:
+        """This process's batches."""
+        return TrainingLoader(
+            self.folder.split("train"),
+            self.plan.preprocessing,
+            self.plan.spec.resolution,
+            self.plan.recipe.augment,
+            self.plan.recipe.batch_size,
+            self.plan.seed,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            overlap=self.accelerator.device.type != "cpu",
+        )
+
+    def announce(self, epochs_done: int) -> None:
         """Device, precision, pictures, classes, split, seed; then network, recipe, time, place."""
-        n = {split: len(self.folder.split(split)) for split in ("train", "val", "test")}
+        n = _split_counts(self.folder)
         self.progress.say(
-            f"{_device_name(self.accelerator)} · {_precision_name(self.speed)} · "
+            f"{device_name(self.accelerator.device, self.speed)} · {precision_name(self.speed)} · "
             f"{count(sum(n.values()), 'picture')} · {count(len(self.folder.classes), 'class', 'classes')} · "
             f"{n['train']:,} train / {n['val']:,} val / {n['test']:,} test · seed {self.plan.seed}"
         )
-        views = self.plan.epochs * (n["train"] + n["val"] / 3) + n["test"] / 3
-        views += (n["train"] + n["val"]) / 3 if self.plan.recipe.freeze.head_epochs else 0
+        epochs = self.plan.epochs - epochs_done
         self.progress.say(
             f"{self.plan.spec.name} at {self.plan.spec.resolution} px · "
-            f"recipe {self.plan.recipe.name}, {count(self.plan.epochs, 'epoch')} · "
-            f"about {duration(views * self.speed.seconds_per_picture)} · "
+            f"recipe {self.plan.recipe.name}, {count(epochs, 'epoch')} · "
+            f"about {duration(self._estimate(epochs, head=not epochs_done))} · "
             f"into {printable(str(self.path))} (Ctrl-C is safe)"
         )
 
+    def _estimate(self, epochs: int, *, head: bool) -> float:
+        """Seconds until the end: a measured step and a measured view; a forward pass is a third of a step."""
+        n = _split_counts(self.folder)
+        began = time.perf_counter()
+        pixels, _ = next(self.loader.epoch(0))
+        view = (time.perf_counter() - began) / len(pixels)
+        step = self.speed.seconds_per_picture / self.accelerator.num_processes
+        look = view + step / 3
+        seconds: float = epochs * (n["train"] * (view + step) + n["val"] * look) + n["test"] * look
+        if head and self.plan.recipe.freeze.head_epochs:
+            seconds += (n["train"] + n["val"]) * look
+        return seconds
+
     def train(self, network: MobileNet, stop: StopRequest, *, resumed: bool) -> tuple[tuple[Epoch, ...], int]:
         """Both phases; returns the history and the selected epoch."""
-        weights = class_weights(_train_counts(self.folder), self.plan.recipe)
         train, val = self.folder.split("train"), self.folder.split("val")
-        head = None
-        if not resumed:
-            self._write_start()
-            if self.plan.recipe.freeze.head_epochs:
-                head = train_head(
-                    network, self.plan, train, val, self._features_of(network), weights, self.progress
-                )
-                self.progress.say(f"head on the frozen body  {describe(head)}")
+        weights = class_weights(_train_counts(self.folder), self.plan.recipe)
+        if weights is not None:
+            weights = weights.to(self.accelerator.device)
         loop = Loop(
             self.plan,
             network,
-            TrainingLoader(
-                train,
-                self.plan.preprocessing,
-                self.plan.spec.resolution,
-                self.plan.recipe.augment,
-                self.plan.recipe.batch_size,
-                self.plan.seed,
-                rank=self.accelerator.process_index,
-                world=self.accelerator.num_processes,
-                overlap=self.accelerator.device.type != "cpu",
-            ),
+            self.loader,
             val,
             accelerator=self.accelerator,
             speed=self.speed,
@@ -189,15 +238,28 @@ class _Work:
         )
         if resumed:
             loop.resume()
-        elif head:
-            loop.judge(head)
+        else:
+            self._write_start()
+            loop.save()
+        self.announce(loop.place.epoch)
+        if self.plan.recipe.freeze.head_epochs and not loop.place.head_done:
+            if not self.plan.inherited.parent:
+                self.progress.say(
+                    "This recipe first fits a classifier to a body of random weights: see --init."
+                )
+            features = self._features_of(network)
+            head = train_head(network, self.plan, train, val, features, weights, stop, self.progress)
+            loop.begin_after(head)
+            self.progress.say(f"head on the frozen body  {describe(head)}")
         if self.plan.epochs:
-            self.progress.say(str(loop.network.norm_count()))
+            fixed = "batch norms: all frozen"
+            self.progress.say(fixed if self.plan.recipe.freeze.norms else str(network.norm_count()))
         loop.go()
         return loop.place.history, loop.place.best_epoch
 
-    def finish(self, history: tuple[Epoch, ...], best_epoch: int, seconds: float) -> Run:
+    def finish(self, history: tuple[Epoch, ...], best_epoch: int) -> Run:
         """Score the selected model on *test*, and write everything that a person wants to see."""
+        self.accelerator.wait_for_everyone()
         selected = checkpoints.load(self.path)
         evaluation = evaluate(selected, self.folder, split="test", progress=self.progress)
         metrics = {"test": _headline(evaluation), **selected.manifest.metrics}
@@ -212,14 +274,14 @@ class _Work:
             best_epoch=best_epoch,
             evaluation=evaluation,
             recipe=self.plan.recipe.to_json(),
-            environment=self._environment(seconds),
-            command=self.command,
+            environment=self._environment(sum(row.seconds for row in history)),
+            command=self.plan.command,
         )
         files: tuple[Path, ...] = ()
         if self.accelerator.is_main_process:
             checkpoint.save(self.path / MODEL_FILE)
             write_json(
-                self.path / "metrics.json",
+                self.path / METRICS_FILE,
                 {**evaluation.to_json(), "history": [dataclasses.asdict(row) for row in history]},
             )
             files = write_report(record, self.path)
@@ -243,16 +305,16 @@ class _Work:
 
     def _keep(self, network: MobileNet, row: Epoch) -> None:
         """Write the best model so far, with its score on *val*."""
-        inherited = self.plan.inherited
+        inherited, n_val = self.plan.inherited, len(self.folder.split("val"))
         manifest = Manifest(
             spec=self.plan.spec,
             labels=self.folder.classes,
             preprocessing=self.plan.preprocessing,
-            metrics={"val": {"accuracy": row.accuracy, "balanced_accuracy": row.balanced_accuracy}},
+            metrics={"val": {"accuracy": proportion(round(row.accuracy * n_val), n_val).to_json()}},
             provenance={
                 "tool": f"mobilenets {__version__}",
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "command": self.command,
+                "command": self.plan.command,
                 "pictures": {"folder": self.folder.root.name, **_split_counts(self.folder)},
                 "epoch": row.number,
                 "recipe": self.plan.recipe.to_json(),
@@ -266,37 +328,14 @@ class _Work:
 
     def _environment(self, seconds: float) -> dict[str, str]:
         return {
-            "device": _device_name(self.accelerator),
-            "precision": _precision_name(self.speed),
+            "device": device_name(self.accelerator.device, self.speed),
+            "precision": precision_name(self.speed),
             "measured": "; ".join(f"{name}: {rate:.0f} pictures/s" for name, rate in self.speed.measured),
             "time": duration(seconds),
             "mobilenets": __version__,
             "torch": torch.__version__,
             **describe_machine(),
         }
-
-
-def _open_device(
-    network: MobileNet, plan: Plan, device: str | None
-) -> "tuple[Accelerator, MobileNet, Speed]":
-    """The accelerator, the network on it in its memory layout, and the measured choice of precision."""
-    try:
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState, PartialState
-    except ImportError as error:
-        raise MissingExtra("training", "train", "accelerate") from error
-    if device not in (None, "cpu"):
-        raise InputError(
-            f"device is {device!r}; accepted: cpu, or nothing for what Accelerate finds.",
-            remedy="Choose among several GPUs with CUDA_VISIBLE_DEVICES or `accelerate launch`.",
-        )
-    speed = choose(network, plan.spec, plan.recipe, PartialState(cpu=device == "cpu").device)
-    AcceleratorState._reset_state()  # a second run in one process may choose another precision
-    accelerator = Accelerator(
-        cpu=device == "cpu", mixed_precision="bf16" if speed.precision == "bf16" else "no"
-    )
-    network.to(accelerator.device, memory_format=memory_format(speed.layout))  # type: ignore[call-overload]
-    return accelerator, network, speed
 
 
 def _headline(evaluation: Evaluation) -> dict[str, Any]:
@@ -310,75 +349,4 @@ def _split_counts(folder: Folder) -> dict[str, int]:
 
 def _train_counts(folder: Folder) -> list[int]:
     labels = [picture.label for picture in folder.split("train")]
-    return [labels.count(index) for index in range(len(folder.classes))]
-
-
-def _device_name(accelerator: "Accelerator") -> str:
-    device = accelerator.device
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    if device.type == "cpu":
-        return f"cpu ({cpu_name()}, {count(torch.get_num_threads(), 'thread')})"
-    return str(device.type)
-
-
-def _precision_name(speed: Speed) -> str:
-    return f"{speed.precision}{', channels last' if speed.layout == 'channels_last' else ''}"
-
-
-def _new_run_folder(folder: Folder, out: str | Path | None) -> Path:
-    """`out`, or the next free `runs/<folder>-<n>`. A folder that holds something is never written into."""
-    if out is not None:
-        path = Path(out)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(
-                "exists already and is not empty.",
-                file=path,
-                remedy="Choose another with -o, or go on with a stopped run there with --resume.",
-            )
-        return path
-    stem = folder.root.stem if folder.root.suffix == ".csv" else folder.root.resolve().name
-    n = 1
-    while (path := Path("runs") / f"{stem}-{n}").exists():
-        n += 1
-    return path
-
-
-def stored_plan(run: str | Path) -> Plan:
-    """The plan of a run that was stopped and can be resumed; `InputError` for any other."""
-    run = Path(run)
-    if state.exists(run):
-        return read_plan(run / PLAN_FILE)
-    if (run / "metrics.json").exists():
-        raise InputError(
-            "is a finished run: there is nothing to go on with.",
-            file=run,
-            remedy=f"Start from its model with: --init {printable(str(run))}",
-        )
-    raise InputError("is not a run that was stopped.", file=run)
-
-
-def _check_same_pictures(run: Path, folder: Folder) -> None:
-    """Refuse to resume on other pictures than the run began with."""
-    file = run / SPLIT_FILE
-    if not file.exists() or file.read_bytes() != folder.split_csv(run).encode("utf-8", "surrogateescape"):
-        raise InputError(
-            f"its pictures are not those that the run in {printable(str(run))} began with.",
-            file=folder.root,
-            remedy="Go on with the unchanged folder, or start a new run with --init.",
-        )
-
-
-def _with_way_on(error: MobilenetsError, path: Path, folder: Folder, stop: StopRequest) -> MobilenetsError:
-    """Say what was kept and how to go on."""
-    if isinstance(error, Interrupted):
-        if stop.signal == 15:
-            error.exit_code = 143  # type: ignore[misc]
-        kept = (
-            f"The best model so far: {printable(str(path / MODEL_FILE))}\n"
-            if (path / MODEL_FILE).exists()
-            else ""
-        )
-        way_on = f"mobilenets train {printable(str(folder.root))} --resume {printable(str(path))}"
-        error.remedy = f"{kept}Go on with: {way_on}"
-    return error
+    return [int(n) for n in np.bincount(labels, minlength=len(folder.classes))]
