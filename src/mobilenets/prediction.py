@@ -116,13 +116,24 @@ def expand(pictures: Iterable[str | Path]) -> Iterator[Path]:
 
 
 def to_csv(predictions: Sequence[Prediction]) -> str:
-    """`path,label,probability,error` lines, safe to open in a spreadsheet."""
+    """`path,label,probability,…,error` lines, safe to open in a spreadsheet.
+
+    Further labels have columns `label_2`, `probability_2` and so on.
+    """
+    ranks = max((len(p.labels) for p in predictions), default=1) or 1
+    names = [f"{name}{'' if rank == 1 else f'_{rank}'}" for rank in range(1, ranks + 1) for name in _RANKED]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label", "probability", "error"])
+    writer.writerow(["path", *names, "error"])
     for p in predictions:
-        shown = "" if p.probability is None else f"{p.probability:.6f}"
-        writer.writerow(
-            [spreadsheet_cell(str(p.path)), spreadsheet_cell(p.label or ""), shown, p.error or ""]
-        )
+        ranked = [
+            cell
+            for label, probability in zip(p.labels, p.probabilities, strict=True)
+            for cell in (spreadsheet_cell(label), f"{probability:.6f}")
+        ]
+        missing = [""] * (len(names) - len(ranked))
+        writer.writerow([spreadsheet_cell(str(p.path)), *ranked, *missing, p.error or ""])
     return text.getvalue()
+
+
+_RANKED = ("label", "probability")

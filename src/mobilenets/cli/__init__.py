@@ -18,7 +18,7 @@ from typer.exceptions import TyperException
 import mobilenets
 from mobilenets.cli import networks
 from mobilenets.cli.terminal import say, show
-from mobilenets.errors import EnvironmentFault, InputError, MissingExtra, MobilenetsError
+from mobilenets.errors import EnvironmentFault, InputError, Interrupted, MissingExtra, MobilenetsError
 from mobilenets.spec import Padding
 from mobilenets.text import printable
 
@@ -343,7 +343,8 @@ def _designed(error: Exception) -> MobilenetsError:
 def _fail(error: MobilenetsError) -> int:
     if os.environ.get("MOBILENETS_DEBUG"):
         traceback.print_exc()
-    say(f"Error: {error}")
+    text = str(error)
+    say(f"\n{text[:1].upper()}{text[1:]}" if isinstance(error, Interrupted) else f"Error: {text}")
     return error.exit_code
 
 
