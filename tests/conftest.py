@@ -22,6 +22,7 @@ def declare_missing_torchvision_operators() -> object | None:
     alive as long as the declarations, or `None` where torchvision loads by itself.
     """
     import torch
+    from torch.library import Library
 
     found = importlib.util.find_spec("torchvision")
     assert found is not None and found.origin is not None
@@ -33,7 +34,7 @@ def declare_missing_torchvision_operators() -> object | None:
         except OSError:
             continue
     source = "".join(path.read_text() for path in folder.glob("_*_registrations.py"))
-    declarations = torch.library.Library("torchvision", "FRAGMENT")
+    declarations = Library("torchvision", "FRAGMENT")
     for operator in sorted(set(re.findall(r"torchvision::(\w+)", source))):
         declarations.define(f"{operator}(Tensor x) -> Tensor")
     return declarations
