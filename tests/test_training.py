@@ -174,7 +174,8 @@ def test_a_damaged_state_is_told(folder, tmp_path):
         train(folder, resume=tmp_path / "r", device="cpu")
 
 
-def test_sigterm_ends_with_143(folder, tmp_path):
+def test_sigterm_ends_with_143_and_leaves_the_handlers_as_they_were(folder, tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(Interrupted) as stop:
         train(
             folder,
@@ -185,7 +186,7 @@ def test_sigterm_ends_with_143(folder, tmp_path):
             progress=StopAt("epoch 1/", 1, signal.SIGTERM),
         )
     assert stop.value.exit_code == 143
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_training_works_in_another_thread(folder, tmp_path):
