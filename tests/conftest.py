@@ -22,19 +22,19 @@ def declare_missing_torchvision_operators() -> object | None:
     alive as long as the declarations, or `None` where torchvision loads by itself.
     """
     import torch
-    from torch.library import Library
+    from torch import library
 
     found = importlib.util.find_spec("torchvision")
     assert found is not None and found.origin is not None
     folder = Path(found.origin).parent
-    for library in folder.glob("_C.*"):
+    for compiled in folder.glob("_C.*"):
         try:
-            torch.ops.load_library(str(library))
+            torch.ops.load_library(str(compiled))
             return None
         except OSError:
             continue
     source = "".join(path.read_text() for path in folder.glob("_*_registrations.py"))
-    declarations = Library("torchvision", "FRAGMENT")
+    declarations = library.Library("torchvision", "FRAGMENT")
     for operator in sorted(set(re.findall(r"torchvision::(\w+)", source))):
         declarations.define(f"{operator}(Tensor x) -> Tensor")
     return declarations
