@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 from mobilenets.checkpoint import Checkpoint, Manifest  # noqa: E402
 from mobilenets.network import build, reestimate_norms, to_tensors  # noqa: E402
 from mobilenets.preprocessing import for_channels  # noqa: E402
-from mobilenets.spec import Block, Conv, Spec, SqueezeExcite  # noqa: E402
+from mobilenets.spec import Block, Conv, LayerScale, MultiQueryAttention, Spec, SqueezeExcite  # noqa: E402
 
 TINY = Spec(
     name="tiny",
@@ -31,6 +31,8 @@ TINY = Spec(
             residual=True,
         ),
         Block((Conv("depthwise", 3, 8, 2, "relu", depthwise=True), Conv("pointwise", 1, 12)), stage=2),
+        Block((MultiQueryAttention(12, 2, 4, kv_stride=2), LayerScale(0.5)), stage=2, residual=True),
+        Block((Conv("expand", 3, 24, 1, "gelu", groups=2), Conv("project", 1, 12)), stage=2, residual=True),
     ),
     head=(Conv("hidden", 1, 24, 1, "hard_swish", norm=False),),
     classes=5,

@@ -7,6 +7,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no error: hypothesis's deadline of 200 ms an example is left out.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 # One thread a process, before torch is imported: the networks here are so small that a second one
 # costs more than it brings, and far more where several processes share the cores.
@@ -52,6 +57,29 @@ def timm():
         module: ModuleType = importlib.import_module("timm")
     yield module
     del declarations
+
+
+@pytest.fixture(scope="session")
+def torchvision(timm):
+    """The torchvision package, which timm brings with it."""
+    return importlib.import_module("torchvision")
+
+
+@pytest.fixture(scope="session")
+def transformers():
+    """The transformers package, kept from the network; skips where it is not installed."""
+    if importlib.util.find_spec("transformers") is None:
+        pytest.skip("transformers is not installed: pip install 'mobilenets[parity]'")
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module: ModuleType = importlib.import_module("transformers")
+    yield module
+    if before is None:
+        del os.environ["HF_HUB_OFFLINE"]
+    else:
+        os.environ["HF_HUB_OFFLINE"] = before
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,18 @@ from typing import get_args
 
 from hypothesis import strategies as st
 
-from mobilenets.spec import Activation, Block, Conv, Initializer, Op, Padding, Spec, SqueezeExcite
+from mobilenets.spec import (
+    Activation,
+    Block,
+    Conv,
+    Initializer,
+    LayerScale,
+    MultiQueryAttention,
+    Op,
+    Padding,
+    Spec,
+    SqueezeExcite,
+)
 
 _CHANNELS = st.integers(1, 12)
 _ACTIVATIONS = st.sampled_from(get_args(Activation))
@@ -13,14 +24,29 @@ _ACTIVATIONS = st.sampled_from(get_args(Activation))
 @st.composite
 def convs(draw: st.DrawFn, name: str, c_in: int, stride: int) -> Conv:
     depthwise = draw(st.booleans())
+    out = c_in if depthwise else draw(_CHANNELS)
+    groups = [count for count in (1, 2, 3) if c_in % count == 0 and out % count == 0]
     return Conv(
         name=name,
         kernel=draw(st.sampled_from((1, 3, 5, 7))),
-        out=c_in if depthwise else draw(_CHANNELS),
+        out=out,
+        groups=1 if depthwise else draw(st.sampled_from(groups)),
         stride=stride,
         activation=draw(_ACTIVATIONS),
         depthwise=depthwise,
         norm=draw(st.booleans()),
+    )
+
+
+@st.composite
+def attentions(draw: st.DrawFn, name: str, channels: int) -> MultiQueryAttention:
+    return MultiQueryAttention(
+        out=channels,
+        heads=draw(st.integers(1, 3)),
+        head_dim=draw(st.integers(1, 4)),
+        kv_stride=draw(st.sampled_from((1, 2))),
+        kernel=draw(st.sampled_from((3, 5))),
+        name=name,
     )
 
 
@@ -34,6 +60,10 @@ def blocks(draw: st.DrawFn, c_in: int, stage: int) -> Block:
         channels = conv.out
         if draw(st.integers(0, 3)) == 0:
             ops.append(SqueezeExcite(draw(st.integers(1, 6)), f"gate_{index}", draw(_ACTIVATIONS)))
+        if draw(st.integers(0, 5)) == 0:
+            ops.append(draw(attentions(f"attention_{index}", channels)))
+        if draw(st.integers(0, 5)) == 0:
+            ops.append(LayerScale(draw(st.floats(0.0, 1.0)), f"scale_{index}"))
     block = Block(tuple(ops), stage)
     keeps_shape = block.stride == 1 and block.out == c_in
     return Block(block.ops, stage, residual=keeps_shape and draw(st.booleans()))

@@ -23,7 +23,9 @@ SOURCE = Path(mobilenets.__file__).parent
 _IN_ORDER = {
     "values": """
         text errors files progress threads machine tolerances
-        spec zoo cost
+        spec
+        zoo.rounding zoo.mobilenet_v1 zoo.mobilenet_v2 zoo.mobilenet_v3 zoo.mobilenet_v4 zoo.edgetpu zoo
+        cost
         preprocessing imagenet formats pictures
         layout listing split folder
         checkpoint
@@ -36,7 +38,7 @@ _IN_ORDER = {
     """,
     "learning": """
         layers network
-        weights.pytorch_file weights.timm weights
+        weights.source weights.matching weights.pytorch_file weights.timm weights
         recipe augment loader
         training.plan training.speed training.device training.optimization training.interrupt training.head
         training.state training.run_folder training.loop training.run training

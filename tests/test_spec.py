@@ -148,7 +148,7 @@ def test_a_spec_with_an_illegal_field(changes):
         {"out": True},
         {"stride": 3},
         {"stride": 0},
-        {"activation": "gelu"},
+        {"activation": "selu"},
         {"activation": None},
         {"depthwise": 1},
         {"norm": "yes"},
@@ -160,7 +160,7 @@ def test_a_convolution_with_an_illegal_field(changes):
         dataclasses.replace(Conv("conv", 3, 8), **changes)
 
 
-@pytest.mark.parametrize("changes", [{"squeeze": 0}, {"squeeze": 1.5}, {"activation": "gelu"}, {"name": "1"}])
+@pytest.mark.parametrize("changes", [{"squeeze": 0}, {"squeeze": 1.5}, {"activation": "selu"}, {"name": "1"}])
 def test_a_gate_with_an_illegal_field(changes):
     with pytest.raises(SpecError):
         dataclasses.replace(SqueezeExcite(4), **changes)

@@ -31,6 +31,9 @@ FAST = {
     "tf_mobilenetv3_large_minimal_100": (partial(zoo.v3_large, minimalistic=True), 1.0),
     "tf_mobilenetv3_small_minimal_100": (partial(zoo.v3_small, minimalistic=True), 1.0),
     "mobilenetv4_conv_small": (zoo.v4_conv_small, 1.0),
+    "mobilenetv4_hybrid_medium": (zoo.v4_hybrid_medium, 1.0),
+    "mobilenet_edgetpu_100": (zoo.edgetpu, 1.0),
+    "mobilenet_edgetpu_v2_xs": (partial(zoo.edgetpu_v2, size="xs"), 1.0),
 }
 SLOW = {
     "mobilenetv4_conv_medium": (zoo.v4_conv_medium, 1.0),
@@ -41,6 +44,10 @@ SLOW = {
     "mobilenetv3_small_050": (zoo.v3_small, 0.5),
     "mobilenetv4_conv_small_035": (zoo.v4_conv_small, 0.35),
     "mobilenetv4_conv_small_050": (zoo.v4_conv_small, 0.5),
+    **{f"mobilenet_edgetpu_v2_{size}": (partial(zoo.edgetpu_v2, size=size), 1.0) for size in ("s", "m", "l")},
+    "mobilenetv4_hybrid_medium_075": (zoo.v4_hybrid_medium, 0.75),
+    "mobilenetv4_hybrid_large": (zoo.v4_hybrid_large, 1.0),
+    "mobilenetv4_hybrid_large_075": (zoo.v4_hybrid_large, 0.75),
 }
 NETWORKS = FAST | SLOW
 each_network = pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=slow) for name in SLOW)])

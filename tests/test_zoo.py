@@ -1,6 +1,8 @@
 import math
 from typing import get_args
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,6 +37,11 @@ def test_every_published_name():
         *(f"mobilenet_v4_conv_small{width}" for width in ("_035", "_050", "")),
         "mobilenet_v4_conv_medium",
         "mobilenet_v4_conv_large",
+        "mobilenet_v4_conv_medium_seg",
+        *("mobilenet_v4_hybrid_medium_075", "mobilenet_v4_hybrid_medium"),
+        *("mobilenet_v4_hybrid_large_075", "mobilenet_v4_hybrid_large"),
+        *("mobilenet_edgetpu_075", "mobilenet_edgetpu_100"),
+        *(f"mobilenet_edgetpu_v2_{size}" for size in ("xs", "s", "m", "l")),
     ]
 
 
@@ -44,7 +51,7 @@ def test_a_network_is_called_what_it_was_asked_for_by(name):
     assert spec.name == name
     assert (spec.classes, spec.channels, spec.resolution) == (7, 1, 64)
     assert layers_of_stride_two(spec) == 5
-    assert spec.source.startswith("arXiv ")
+    assert spec.source.startswith("TF" if "edgetpu" in name else "arXiv ")
 
 
 def layers_of_stride_two(spec):
@@ -161,7 +168,11 @@ def test_rules_differ_away_from_width_one(spec, params):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("prefix", ZOO)
 def test_rules_agree_at_width_one(prefix, rule):
-    assert ZOO[prefix].build(1.0, rule=rule) == ZOO[prefix].build(1.0, rule="timm")
+    ours, timms = ZOO[prefix].build(1.0, rule=rule), ZOO[prefix].build(1.0, rule="timm")
+    if "edgetpu" in prefix and rule == "paper":  # TF-slim's second layer is linear
+        assert ours.blocks[1].ops[0].activation == "none"
+        ours = dataclasses.replace(ours, blocks=(ours.blocks[0], timms.blocks[1], *ours.blocks[2:]))
+    assert ours == timms
 
 
 def test_minimalistic_has_plain_ops_only():

@@ -13,7 +13,17 @@ from torch.nn import functional
 
 from mobilenets import spec as specs
 from mobilenets.errors import SpecError
-from mobilenets.spec import Activation, Conv, Op, Padding, Spec, SqueezeExcite, padding_amounts
+from mobilenets.spec import (
+    Activation,
+    Conv,
+    LayerScale,
+    MultiQueryAttention,
+    Op,
+    Padding,
+    Spec,
+    SqueezeExcite,
+    padding_amounts,
+)
 
 
 class Norm(nn.BatchNorm2d):
@@ -45,7 +55,7 @@ class PaddedConv(nn.Conv2d):
             conv.kernel,
             stride=conv.stride,
             padding=(conv.kernel - 1) // 2,
-            groups=c_in if conv.depthwise else 1,
+            groups=c_in if conv.depthwise else conv.groups,
             bias=not conv.norm,
         )
         self._sized = padding == "same" and conv.stride > 1
@@ -69,9 +79,7 @@ class ConvNormAct(nn.Module):
     def __init__(self, c_in: int, conv: Conv, spec: Spec):
         super().__init__()
         self.conv = PaddedConv(c_in, conv, spec.padding)
-        self.norm = (
-            Norm(conv.out, eps=spec.norm_epsilon, momentum=spec.norm_momentum) if conv.norm else nn.Identity()
-        )
+        self.norm = _norm(conv.out, spec) if conv.norm else nn.Identity()
         self.activation = activation(conv.activation)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,6 +101,55 @@ class ChannelGate(nn.Module):
         """N×C×H×W to the same shape."""
         pooled = x.mean((2, 3), keepdim=True)
         return x * functional.hardsigmoid(self.expand(self.activation(self.reduce(pooled))))
+
+
+class SharedKeyAttention(nn.Module):
+    """A `spec.MultiQueryAttention`: every head asks the same keys and reads the same values."""
+
+    def __init__(self, channels: int, op: MultiQueryAttention, spec: Spec):
+        super().__init__()
+        self.heads, self.head_dim = op.heads, op.head_dim
+        self.norm = _norm(channels, spec)
+        self.query = nn.Conv2d(channels, op.heads * op.head_dim, 1, bias=False)
+        shrinks = op.kv_stride > 1
+        shrink = Conv("shrink", op.kernel, channels, op.kv_stride, depthwise=True)
+        self.key_reduce = PaddedConv(channels, shrink, spec.padding) if shrinks else nn.Identity()
+        self.key_norm = _norm(channels, spec) if shrinks else nn.Identity()
+        self.key = nn.Conv2d(channels, op.head_dim, 1, bias=False)
+        self.value_reduce = PaddedConv(channels, shrink, spec.padding) if shrinks else nn.Identity()
+        self.value_norm = _norm(channels, spec) if shrinks else nn.Identity()
+        self.value = nn.Conv2d(channels, op.head_dim, 1, bias=False)
+        self.output = nn.Conv2d(op.heads * op.head_dim, op.out, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N×C×H×W to the same shape."""
+        n, _, height, width = x.shape
+        x = self.norm(x)
+        query = self.query(x).reshape(n, self.heads, self.head_dim, -1).transpose(-1, -2).contiguous()
+        key = _as_one_head(self.key(self.key_norm(self.key_reduce(x))))
+        value = _as_one_head(self.value(self.value_norm(self.value_reduce(x))))
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        joined = mixed.transpose(1, 2).reshape(n, height, width, -1).permute(0, 3, 1, 2).contiguous()
+        result: Tensor = self.output(joined)
+        return result
+
+
+def _as_one_head(x: Tensor) -> Tensor:
+    """N×d×H×W to N×1×HW×d."""
+    return x.flatten(2).transpose(1, 2).unsqueeze(1).contiguous()
+
+
+class ChannelScale(nn.Module):
+    """A `spec.LayerScale`: one learnt factor per channel."""
+
+    def __init__(self, channels: int, op: LayerScale):
+        super().__init__()
+        self.initial = op.initial
+        self.scale = nn.Parameter(torch.full((channels,), op.initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N×C×H×W to the same shape."""
+        return x * self.scale.view(1, -1, 1, 1)
 
 
 class ResidualBlock(nn.Module):
@@ -124,8 +181,16 @@ def _op(c_in: int, op: Op, spec: Spec) -> nn.Module:
             return ConvNormAct(c_in, op, spec)
         case SqueezeExcite():
             return ChannelGate(c_in, op)
+        case MultiQueryAttention():
+            return SharedKeyAttention(c_in, op, spec)
+        case LayerScale():
+            return ChannelScale(c_in, op)
         case _:
             assert_never(op)
+
+
+def _norm(channels: int, spec: Spec) -> Norm:
+    return Norm(channels, eps=spec.norm_epsilon, momentum=spec.norm_momentum)
 
 
 def activation(kind: Activation) -> nn.Module:
@@ -139,6 +204,8 @@ def activation(kind: Activation) -> nn.Module:
             return nn.ReLU6(inplace=True)
         case "hard_swish":
             return nn.Hardswish(inplace=True)
+        case "gelu":
+            return nn.GELU()
         case _:
             assert_never(kind)
 

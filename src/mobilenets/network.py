@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mobilenets import spec as specs
 from mobilenets.checkpoint import Checkpoint
 from mobilenets.errors import InputError
-from mobilenets.layers import ConvNormAct, Norm, ResidualBlock, draw_weight
+from mobilenets.layers import ChannelScale, ConvNormAct, Norm, ResidualBlock, draw_weight
 from mobilenets.spec import MIN_RESOLUTION, Spec
 
 
@@ -174,7 +174,8 @@ def build(spec: Spec, *, seed: int = 0) -> MobileNet:
 def initialise(network: MobileNet, *, seed: int = 0) -> None:
     """Draw all weights afresh, in place, as `spec.initializer` says (see `layers.draw_weight`).
 
-    Biases are 0; batch norms start as the identity (scale 1, shift 0, mean 0, variance 1).
+    Biases are 0; batch norms start as the identity (scale 1, shift 0, mean 0, variance 1), layer
+    scales at the value in the `Spec`.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
@@ -182,6 +183,8 @@ def initialise(network: MobileNet, *, seed: int = 0) -> None:
             module.reset_parameters()
         elif isinstance(module, nn.Conv2d | nn.Linear):
             _initialise_layer(module, network.spec, generator)
+        elif isinstance(module, ChannelScale):
+            module.scale.fill_(module.initial)
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """A network is data: the `Spec` says what a MobileNet is, and everything else reads it.
 
 A `Spec` is a stem, blocks and a head; a block is a sequence of ops with an optional shortcut
-around it. Two ops state V1, V2, V3 and V4-conv. `layers` unrolls a `Spec` into every layer with
+around it. Convolutions and squeeze-and-excite state V1, V2, V3, EdgeTPU and V4-conv; multi-query
+attention and a layer scale add V4-hybrid. `layers` unrolls a `Spec` into every layer with
 its shapes, and `tensor_shapes` names every tensor: cost, the torch network, importers, exporters
 and the compiler all walk that one sequence, so they cannot disagree.
 
@@ -16,7 +17,7 @@ from typing import Any, Literal, assert_never, get_args
 
 from mobilenets.errors import SpecError
 
-Activation = Literal["none", "relu", "relu6", "hard_swish"]
+Activation = Literal["none", "relu", "relu6", "hard_swish", "gelu"]
 Padding = Literal["symmetric", "same"]
 Initializer = Literal["truncated_normal", "variance_scaling"]
 
@@ -56,13 +57,20 @@ class Conv:
     """One filter per channel (groups = channels) instead of a full sum over the channels."""
     norm: bool = True
     """Batch norm after the convolution; the convolution has a bias exactly where this is false."""
+    groups: int = 1
+    """Into how many parts the channels are cut, each convolved by itself (EdgeTPU-V2's fused blocks)."""
 
     def __post_init__(self) -> None:
         owner = f"op {self.name!r}"
         if not isinstance(self.name, str) or not self.name.isidentifier():
             raise SpecError(f"op name is {self.name!r}; it must be a plain identifier.")
-        for field in ("kernel", "out", "stride"):
+        for field in ("kernel", "out", "stride", "groups"):
             _check_count(owner, field, getattr(self, field))
+        if self.out % self.groups or (self.depthwise and self.groups > 1):
+            raise SpecError(
+                f"{owner}: groups is {self.groups}; it must divide the output channels ({self.out}), "
+                "and be 1 where depthwise is true, which is one group per channel already."
+            )
         if self.kernel % 2 == 0:
             raise SpecError(f"{owner}: kernel is {self.kernel}; it must be odd (1, 3, 5 …).")
         if self.stride not in (1, 2):
@@ -98,7 +106,53 @@ class SqueezeExcite:
             raise SpecError(f"op name is {self.name!r}; it must be a plain identifier.")
 
 
-Op = Conv | SqueezeExcite
+@dataclass(frozen=True, slots=True)
+class MultiQueryAttention:
+    """V4's mobile attention: batch norm, then heads of queries that share one key and one value head.
+
+    Every pixel asks with `heads` queries; softmax(q·kᵀ / √head_dim) weighs the values; a 1×1
+    convolution joins the heads (arXiv 2404.10518, section 3.2; no biases, no position encoding).
+    With `kv_stride` 2, keys and values come from a map that a depthwise convolution and a batch norm
+    shrank. The shortcut and the layer scale belong to the block.
+    """
+
+    out: int
+    """Output channels; the same as the input channels."""
+    heads: int
+    head_dim: int
+    """Channels of a query, and of the one key and value head."""
+    kv_stride: int = 1
+    kernel: int = 3
+    """Side of the depthwise kernel that shrinks keys and values; unused where `kv_stride` is 1."""
+    name: str = "attention"
+
+    def __post_init__(self) -> None:
+        owner = f"op {self.name!r}"
+        if not isinstance(self.name, str) or not self.name.isidentifier():
+            raise SpecError(f"op name is {self.name!r}; it must be a plain identifier.")
+        for field in ("out", "heads", "head_dim", "kv_stride", "kernel"):
+            _check_count(owner, field, getattr(self, field))
+        if self.kernel % 2 == 0 or self.kv_stride not in (1, 2):
+            raise SpecError(
+                f"{owner}: kernel is {self.kernel} and kv_stride {self.kv_stride}; "
+                "the kernel must be odd, the stride 1 or 2."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class LayerScale:
+    """One learnt factor per channel (Touvron et al. 2021, arXiv 2103.17239), as in V4's hybrids."""
+
+    initial: float = 1e-5
+    name: str = "layer_scale"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.isidentifier():
+            raise SpecError(f"op name is {self.name!r}; it must be a plain identifier.")
+        _check_number(f"op {self.name!r}", "initial", self.initial, low=0.0, high=1.0)
+
+
+Op = Conv | SqueezeExcite | MultiQueryAttention | LayerScale
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +173,8 @@ class Block:
         names = [op.name for op in self.ops]
         if len(set(names)) != len(names):
             raise SpecError(f"a block names an op twice: {names}.")
-        if not isinstance(self.ops[-1], Conv) and not any(isinstance(op, Conv) for op in self.ops):
-            raise SpecError("a block needs at least one convolution.")
+        if not any(isinstance(op, Conv | MultiQueryAttention) for op in self.ops):
+            raise SpecError("a block needs at least one convolution or attention.")
 
     @property
     def stride(self) -> int:
@@ -129,8 +183,8 @@ class Block:
 
     @property
     def out(self) -> int:
-        """Output channels: those of the block's last convolution."""
-        return next(op.out for op in reversed(self.ops) if isinstance(op, Conv))
+        """Output channels: those of the block's last convolution or attention."""
+        return next(op.out for op in reversed(self.ops) if isinstance(op, Conv | MultiQueryAttention))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +227,7 @@ class Spec:
         _check_number(owner, "dropout", self.dropout, low=0.0, high=0.999)
         if not self.blocks:
             raise SpecError(f"{owner}: there are no blocks; it needs at least the stem.")
-        if any(conv.kernel != 1 or conv.stride != 1 or conv.depthwise for conv in self.head):
+        if any(not conv.pointwise or conv.stride != 1 or conv.groups != 1 for conv in self.head):
             raise SpecError(
                 f"{owner}: the head acts on 1×1 maps and takes only 1×1 convolutions of stride 1."
             )
@@ -181,13 +235,8 @@ class Spec:
         for index, block in enumerate(self.blocks):
             entering = channels
             for op in block.ops:
-                if isinstance(op, Conv):
-                    if op.depthwise and op.out != channels:
-                        raise SpecError(
-                            f"{owner}: blocks.{index}.{op.name} is depthwise, so its output channels "
-                            f"({op.out}) must equal its input channels ({channels})."
-                        )
-                    channels = op.out
+                _check_channels(f"{owner}: blocks.{index}.{op.name}", op, channels)
+                channels = op.out if isinstance(op, Conv) else channels
             if block.residual and (block.stride != 1 or channels != entering):
                 raise SpecError(
                     f"{owner}: blocks.{index} has a shortcut but changes the shape "
@@ -198,6 +247,27 @@ class Spec:
     def features(self) -> int:
         """Channels that enter the classifier."""
         return self.head[-1].out if self.head else self.blocks[-1].out
+
+
+def _check_channels(owner: str, op: Op, c_in: int) -> None:
+    match op:
+        case Conv():
+            if op.depthwise and op.out != c_in:
+                raise SpecError(
+                    f"{owner} is depthwise, so its output channels "
+                    f"({op.out}) must equal its input channels ({c_in})."
+                )
+            if c_in % op.groups:
+                raise SpecError(f"{owner}: {op.groups} groups do not divide its {c_in} input channels.")
+        case MultiQueryAttention():
+            if op.out != c_in:
+                raise SpecError(
+                    f"{owner}: its output channels ({op.out}) must equal its input channels ({c_in})."
+                )
+        case SqueezeExcite() | LayerScale():
+            pass
+        case _:
+            assert_never(op)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +329,7 @@ def layers(spec: Spec) -> Iterator[Layer]:
             match op:
                 case Conv():
                     out, after = op.out, output_size(size, op.stride)
-                case SqueezeExcite():
+                case SqueezeExcite() | MultiQueryAttention() | LayerScale():
                     out, after = channels, size
                 case _:
                     assert_never(op)
@@ -279,17 +349,12 @@ STATISTICS = ("norm.running_mean", "norm.running_var")
 def layer_tensors(layer: Layer) -> dict[str, tuple[int, ...]]:
     """Names (with the layer's path) and shapes of a layer's tensors, in checkpoint order."""
     c_in, c_out, op = layer.c_in, layer.c_out, layer.op
+    shapes: dict[str, tuple[int, ...]]
     match op:
         case Conv():
-            shapes: dict[str, tuple[int, ...]] = {
-                "conv.weight": (c_out, 1 if op.depthwise else c_in, op.kernel, op.kernel)
-            }
-            if op.norm:
-                shapes |= {
-                    f"norm.{part}": (c_out,) for part in ("weight", "bias", "running_mean", "running_var")
-                }
-            else:
-                shapes["conv.bias"] = (c_out,)
+            groups = c_in if op.depthwise else op.groups
+            shapes = {"conv.weight": (c_out, c_in // groups, op.kernel, op.kernel)}
+            shapes |= _norm_tensors("norm", c_out) if op.norm else {"conv.bias": (c_out,)}
         case SqueezeExcite():
             shapes = {
                 "reduce.weight": (op.squeeze, c_in, 1, 1),
@@ -297,6 +362,16 @@ def layer_tensors(layer: Layer) -> dict[str, tuple[int, ...]]:
                 "expand.weight": (c_out, op.squeeze, 1, 1),
                 "expand.bias": (c_out,),
             }
+        case MultiQueryAttention():
+            shapes = _norm_tensors("norm", c_in) | {"query.weight": (op.heads * op.head_dim, c_in, 1, 1)}
+            for part in ("key", "value"):
+                if op.kv_stride > 1:
+                    shapes[f"{part}_reduce.weight"] = (c_in, 1, op.kernel, op.kernel)
+                    shapes |= _norm_tensors(f"{part}_norm", c_in)
+                shapes[f"{part}.weight"] = (op.head_dim, c_in, 1, 1)
+            shapes["output.weight"] = (c_out, op.heads * op.head_dim, 1, 1)
+        case LayerScale():
+            shapes = {"scale": (c_out,)}
         case Pool():
             shapes = {}
         case Linear():
@@ -306,12 +381,21 @@ def layer_tensors(layer: Layer) -> dict[str, tuple[int, ...]]:
     return {f"{layer.path}.{name}": shape for name, shape in shapes.items()}
 
 
+def _norm_tensors(name: str, channels: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.{part}": (channels,) for part in ("weight", "bias", "running_mean", "running_var")}
+
+
 def tensor_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
     """Every tensor that a checkpoint of `spec` holds, in order: name → shape."""
     return {name: shape for layer in layers(spec) for name, shape in layer_tensors(layer).items()}
 
 
-_OPS = {"conv": Conv, "squeeze_excite": SqueezeExcite}
+_OPS: dict[str, type[Op]] = {
+    "conv": Conv,
+    "squeeze_excite": SqueezeExcite,
+    "multi_query_attention": MultiQueryAttention,
+    "layer_scale": LayerScale,
+}
 
 
 def to_json(spec: Spec) -> dict[str, Any]:

@@ -17,15 +17,11 @@ from mobilenets.preprocessing import MODE_OF_CHANNELS, Preprocessing, for_channe
 from mobilenets.spec import Padding, Spec
 from mobilenets.text import count, printable
 from mobilenets.weights import pytorch_file
-from mobilenets.weights.timm import Match, identify
-from mobilenets.zoo import ZOO
+from mobilenets.weights.matching import found_by_name
+from mobilenets.weights.source import IMAGENET_CLASSES, IMAGENET_MEAN, Found, Source
+from mobilenets.weights.timm import TIMM
 
 __all__ = ["Imported", "import_file"]
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""What timm's own recipes normalise RGB with, for pixels scaled to [0, 1]."""
-IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -58,15 +54,13 @@ def import_file(
     fit, `LabelsError` for labels that do not, and `InputError` for the rest.
     """
     path = Path(path)
-    state = pytorch_file.read(path)
     try:
-        match = identify({name: array.shape for name, array in state.tensors.items()})
-        spec, spec_notes = _spec(match, padding, epsilon, resolution)
-        preprocessing, preprocessing_notes = _preprocessing(spec, mean, std)
-        names, label_notes = _labels(spec.classes, labels)
+        found = _read(path)
+        spec, spec_notes = _spec(found, padding, epsilon, resolution)
+        preprocessing, preprocessing_notes = _preprocessing(found, mean, std)
+        names, label_notes = _labels(found, labels)
         decisions = (
-            *state.notes,
-            *_found(match),
+            *found.notes,
             *spec_notes,
             *preprocessing_notes,
             *label_notes,
@@ -84,34 +78,30 @@ def import_file(
             },
             licence=licence or "unstated",
         )
-        tensors = {ours: state.tensors[theirs] for ours, theirs in match.names.items()}
-        return Imported(Checkpoint(manifest, tensors), decisions)
+        return Imported(Checkpoint(manifest, found.tensors), decisions)
     except MobilenetsError as error:
         raise error.in_file(path) from error
 
 
-def _found(match: Match) -> list[str]:
-    spec = match.spec
-    notes = [
-        f"Names and shapes are those of {spec.name} in timm: width {match.width:g}, "
-        f"{count(spec.classes, 'class', 'classes')}, {count(spec.channels, 'channel')}."
-    ]
-    if match.rule != "timm":
-        notes.append(f"Channels are rounded by the rule '{match.rule}'.")
-    if not any(match.width in entry.widths for entry in ZOO.values()):
-        notes.append("That width is the roundest number which gives these shapes.")
-    return notes
+SOURCES: tuple[Source, ...] = (TIMM,)
+"""Whose tensor names are known, in the order in which they are tried."""
+
+
+def _read(path: Path) -> Found:
+    state = pytorch_file.read(path)
+    found = found_by_name(state.tensors, SOURCES)
+    return dataclasses.replace(found, notes=(*state.notes, *found.notes))
 
 
 def _spec(
-    match: Match, padding: Padding | None, epsilon: float | None, resolution: int | None
+    found: Found, padding: Padding | None, epsilon: float | None, resolution: int | None
 ) -> tuple[Spec, list[str]]:
-    found = match.spec
+    theirs = found.spec
     spec = dataclasses.replace(
-        found,
-        padding=found.padding if padding is None else padding,
-        norm_epsilon=found.norm_epsilon if epsilon is None else epsilon,
-        resolution=found.resolution if resolution is None else resolution,
+        theirs,
+        padding=theirs.padding if padding is None else padding,
+        norm_epsilon=theirs.norm_epsilon if epsilon is None else epsilon,
+        resolution=theirs.resolution if resolution is None else resolution,
     )
     assumed = {
         "padding": (padding, f"padding '{spec.padding}'"),
@@ -120,31 +110,38 @@ def _spec(
     }
     return spec, [
         f"{text[0].upper() + text[1:]}: "
-        + ("as given." if given is not None else f"timm's default for this network (--{flag} changes it).")
+        + ("as given." if given is not None else f"{found.source}'s for this network (--{flag} changes it).")
         for flag, (given, text) in assumed.items()
     ]
 
 
 def _preprocessing(
-    spec: Spec, mean: float | Sequence[float] | None, std: float | Sequence[float] | None
+    found: Found, mean: float | Sequence[float] | None, std: float | Sequence[float] | None
 ) -> tuple[Preprocessing, list[str]]:
-    channels = spec.channels
+    channels = found.spec.channels
     if channels not in MODE_OF_CHANNELS:
         for_channels(channels)
-    usual = channels == len(IMAGENET_MEAN)
+    theirs = found.preprocessing
     chosen = dataclasses.replace(
-        for_channels(channels),
-        mean=_per_channel("mean", (IMAGENET_MEAN if usual else 0.5) if mean is None else mean, channels),
-        std=_per_channel("std", (IMAGENET_STD if usual else 0.5) if std is None else std, channels),
+        theirs,
+        mean=theirs.mean if mean is None else _per_channel("mean", mean, channels),
+        std=theirs.std if std is None else _per_channel("std", std, channels),
     )
     text = f"Mean {_listed(chosen.mean)}, std {_listed(chosen.std)}: "
     if mean is not None and std is not None:
         text += "as given."
-    elif usual:
-        text += "what was not given is ImageNet's, as usual in timm; TensorFlow's weights need 0.5 for both."
+    elif found.preprocessing_is_known:
+        text += "what was not given, the file says."
+    elif theirs.mean == IMAGENET_MEAN:
+        text += (
+            f"what was not given is ImageNet's, as usual in {found.source}; "
+            "TensorFlow's weights need 0.5 for both."
+        )
     else:
         text += "what was not given is 0.5, which makes pixels lie between -1 and 1."
-    return chosen, [text, "Pictures: shorter side / 0.875, centre square, bilinear."]
+    fits = {"crop": f"shorter side / {chosen.crop_fraction:g}, centre square", "pad": "padded to a square"}
+    fit = fits.get(chosen.fit, "stretched to a square")
+    return chosen, [text, f"Pictures: {fit}, {chosen.resize}."]
 
 
 def _listed(values: Sequence[float]) -> str:
@@ -160,7 +157,10 @@ def _per_channel(field: str, value: float | Sequence[float], channels: int) -> t
     return values if len(values) == channels else values * channels
 
 
-def _labels(classes: int, labels: str | Path | None) -> tuple[tuple[str, ...], list[str]]:
+def _labels(found: Found, labels: str | Path | None) -> tuple[tuple[str, ...], list[str]]:
+    classes = found.spec.classes
+    if labels is None and found.labels is not None:
+        return found.labels, [f"Labels: the file's own, {found.labels[0]} … {found.labels[-1]}."]
     if labels is None:
         digits = len(str(classes - 1))
         hint = " They may be ImageNet's: --labels imagenet." if classes == IMAGENET_CLASSES else ""

@@ -1,23 +1,15 @@
-"""timm's key names, and which network a dict of tensors under them is.
+"""timm's key names, derived from the structure of a `Spec`."""
 
-`timm_names` derives every name from the structure of a `Spec`. `identify` goes the other way: the
-names decide the family, the shapes the width, the rounding rule, the classes and the channels.
-"""
-
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
+import dataclasses
 from typing import assert_never, get_args
 
 from mobilenets import spec as specs
 from mobilenets import zoo
-from mobilenets.errors import CheckpointError, SpecError
-from mobilenets.spec import Block, Conv, Op, Spec, SqueezeExcite
-from mobilenets.text import count, printable
+from mobilenets.errors import SpecError
+from mobilenets.preprocessing import Preprocessing, for_channels
+from mobilenets.spec import Block, Conv, LayerScale, MultiQueryAttention, Op, Spec, SqueezeExcite
+from mobilenets.weights.source import IMAGENET_MEAN, IMAGENET_STD, Place, Source
 from mobilenets.zoo import Rule
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 Role = tuple[str, str]
 """timm's names of an op's convolution and of its norm, below the block's own prefix."""
@@ -28,7 +20,11 @@ _EXPAND: Role = ("pw_exp.conv", "pw_exp.bn")
 _MIDDLE: Role = ("dw_mid.conv", "dw_mid.bn")
 _PROJECT: Role = ("pw_proj.conv", "pw_proj.bn")
 
-# A block's signature has one letter per op: d depthwise, p pointwise, f full convolution, s gate.
+_ATTENTION: Role = ("attn", "norm")
+_SCALE: Role = ("layer_scale", "")
+
+# A block's signature has one letter per op: d depthwise, p pointwise, f full convolution, s gate,
+# a attention, l layer scale.
 PLAIN: dict[str, tuple[Role, ...]] = {
     "p": (("conv", "bn1"),),
     "f": (("conv", "bn1"),),
@@ -43,7 +39,9 @@ UNIVERSAL: dict[str, tuple[Role, ...]] = {
     "dpp": (_START, _EXPAND, _PROJECT),
     "pdp": (_EXPAND, _MIDDLE, _PROJECT),
     "pp": (_EXPAND, _PROJECT),
+    "al": (_ATTENTION, _SCALE),
 }
+UNIVERSAL |= {f"{ops}l": (*roles, _SCALE) for ops, roles in UNIVERSAL.items() if "p" in ops}
 """Universal inverted bottlenecks. A network that needs one writes its plain `pdp` in this form too."""
 
 
@@ -57,13 +55,57 @@ def timm_names(spec: Spec) -> dict[str, str]:
     for layer in specs.layers(spec):
         for ours in specs.layer_tensors(layer):
             part = ours.removeprefix(f"{layer.path}.")
-            names[ours] = _tensor_name(part, roles[layer.path])
+            names[ours] = _tensor_name(part, roles[layer.path], layer.op)
     return names
 
 
-def _tensor_name(part: str, role: Role) -> str:
+def _places(spec: Spec) -> dict[str, Place]:
+    return {ours: Place(theirs) for ours, theirs in timm_names(spec).items()}
+
+
+def _conventions(spec: Spec) -> Spec:
+    """The zoo's own defaults, which are timm's, with its dropout of 0."""
+    return dataclasses.replace(spec, norm_momentum=0.1, dropout=0.0)
+
+
+def _preprocessing(spec: Spec) -> Preprocessing:
+    usual = for_channels(spec.channels)
+    if spec.channels != len(IMAGENET_MEAN):
+        return usual
+    return dataclasses.replace(usual, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
+TIMM = Source(
+    name="timm",
+    prefixes=tuple(zoo.ZOO),
+    rules=get_args(Rule),
+    places=_places,
+    conventions=_conventions,
+    preprocessing=_preprocessing,
+)
+"""timm 1.0.31. Its weights differ in preprocessing; ImageNet's mean and std are the commonest."""
+
+
+_IN_ATTENTION = {
+    "query": "query.proj",
+    "key_reduce": "key.down_conv",
+    "key_norm": "key.norm",
+    "key": "key.proj",
+    "value_reduce": "value.down_conv",
+    "value_norm": "value.norm",
+    "value": "value.proj",
+    "output": "output.proj",
+}
+
+
+def _tensor_name(part: str, role: Role, op: Op | specs.Pool | specs.Linear) -> str:
     """timm's name for a tensor of an op: `conv.weight`, `norm.bias`, `reduce.weight`, `weight` …"""
     first, second = role
+    if isinstance(op, LayerScale):
+        return f"{first}.gamma"
+    if isinstance(op, MultiQueryAttention) and not part.startswith("norm."):
+        inner, value = part.split(".")
+        return f"{first}.{_IN_ATTENTION[inner]}.{value}"
     match part.split("."):
         case ["conv" | "reduce", value]:
             return f"{first}.{value}"
@@ -104,6 +146,10 @@ def _signature(block: Block) -> str:
                 return "d" if op.depthwise else "p" if op.pointwise else "f"
             case SqueezeExcite():
                 return "s"
+            case MultiQueryAttention():
+                return "a"
+            case LayerScale():
+                return "l"
             case _:
                 assert_never(op)
 
@@ -112,122 +158,3 @@ def _signature(block: Block) -> str:
 
 def _ops(block: Block) -> str:
     return " → ".join(op.name for op in block.ops)
-
-
-@dataclass(frozen=True)
-class Match:
-    """A network of the zoo beside the tensors of a file."""
-
-    spec: Spec
-    rule: Rule
-    width: float
-    names: Mapping[str, str]
-    """Our tensor name → timm's."""
-    wrong: tuple[str, ...]
-    """timm's names of the tensors whose shapes differ; empty where the network fits."""
-    excess: int
-    """How many of those are larger in the network than in the file, less how many are smaller."""
-
-
-def identify(shapes: Shapes) -> Match:
-    """The network whose tensors, under timm's names, have exactly these names and shapes.
-
-    Published widths come first, then the roundest number that gives the shapes; timm's rounding
-    rule before the others. Raises `CheckpointError` naming the first tensor that fits nothing.
-    """
-    prefix = _family(shapes)
-    candidates = [_fit_width(prefix, rule, shapes) for rule in get_args(Rule)]
-    best = min(candidates, key=lambda match: len(match.wrong))
-    if not best.wrong:
-        return best
-    first = best.wrong[0]
-    ours = next(name for name, theirs in best.names.items() if theirs == first)
-    raise CheckpointError(
-        f"tensor '{first}' has shape {shapes[first]}; {best.spec.name}, the nearest network, "
-        f"has {specs.tensor_shapes(best.spec)[ours]} there "
-        f"({len(best.names) - len(best.wrong)} of {count(len(best.names), 'tensor')} fit it).",
-        remedy="A changed architecture cannot be imported.",
-    )
-
-
-def _family(shapes: Shapes) -> str:
-    """The zoo's prefix with exactly these tensor names."""
-    known = _names_of_zoo()
-
-    def likeness(prefix: str) -> float:
-        expected, found = set(known[prefix].values()), set(shapes)
-        return len(expected & found) / len(expected | found)
-
-    prefix = max(known, key=likeness)
-    if likeness(prefix) < 0.5:
-        name, shape = next(iter(shapes.items()), ("", ()))
-        raise CheckpointError(
-            "is no MobileNet under timm's tensor names"
-            + (
-                f": its first tensor is '{printable(name)}' with shape {shape}." if name else ": it is empty."
-            ),
-            remedy=f"Known there: {', '.join(known)}, at any width.",
-        )
-    missing = next((name for name in known[prefix].values() if name not in shapes), None)
-    if missing is not None:
-        raise CheckpointError(f"tensor '{missing}' is missing; {prefix}, the nearest network, has it.")
-    extra = next((name for name in shapes if name not in known[prefix].values()), None)
-    if extra is not None:
-        raise CheckpointError(
-            f"tensor '{printable(extra)}' does not belong to {prefix}, the nearest network."
-        )
-    return prefix
-
-
-@cache
-def _names_of_zoo() -> dict[str, dict[str, str]]:
-    """Every prefix of the zoo with its tensors, ours → timm's; they are the same at every width."""
-    return {prefix: timm_names(entry.build(1.0)) for prefix, entry in zoo.ZOO.items()}
-
-
-def _fit_width(prefix: str, rule: Rule, shapes: Shapes) -> Match:
-    """The width whose shapes are these, or else the one with the fewest that differ.
-
-    Every channel count grows with the width, so the rest after the published widths is bisection;
-    the majority of tensors decides the direction, so that one wrong tensor cannot mislead it.
-    """
-    best = _probe(prefix, rule, zoo.ZOO[prefix].widths[-1], shapes)
-    for width in zoo.ZOO[prefix].widths:
-        best = min(_probe(prefix, rule, width, shapes), best, key=lambda match: len(match.wrong))
-    low, high = 0.0, zoo.MAX_WIDTH
-    while best.wrong and high - low > 1e-6:
-        middle = (low + high) / 2
-        match = _probe(prefix, rule, middle, shapes)
-        if not match.wrong:
-            return _roundest(match, prefix, shapes)
-        best = min(best, match, key=lambda match: len(match.wrong))
-        if match.excess == 0:
-            break
-        low, high = (low, middle) if match.excess > 0 else (middle, high)
-    return best
-
-
-def _roundest(match: Match, prefix: str, shapes: Shapes) -> Match:
-    """The roundest width with the same shapes. Those widths are an interval around the match's."""
-    for step in (20, 100, 1000):
-        for steps in (math.floor(match.width * step), math.ceil(match.width * step)):
-            if steps > 0 and not (rounder := _probe(prefix, match.rule, steps / step, shapes)).wrong:
-                return rounder
-    return match
-
-
-def _probe(prefix: str, rule: Rule, width: float, shapes: Shapes) -> Match:
-    stem, bias = shapes["conv_stem.weight"], shapes["classifier.bias"]
-    if len(stem) != 4 or len(bias) != 1:
-        name, shape = ("conv_stem.weight", stem) if len(stem) != 4 else ("classifier.bias", bias)
-        raise CheckpointError(f"tensor '{name}' has shape {shape}, which no network here has.")
-    spec = zoo.ZOO[prefix].build(width, rule=rule, classes=bias[0], channels=stem[1])
-    names = _names_of_zoo()[prefix]
-    wrong, excess = [], 0
-    for ours, expected in specs.tensor_shapes(spec).items():
-        found = shapes[names[ours]]
-        if found != expected:
-            wrong.append(names[ours])
-            larger, smaller = math.prod(expected) > math.prod(found), math.prod(expected) < math.prod(found)
-            excess += larger - smaller
-    return Match(spec, rule, width, names, tuple(wrong), excess)
