@@ -66,5 +66,5 @@ $(FOR_DEMO): $(REQUIREMENTS) | $(BIN)/python
 	@touch $@
 
 $(FOR_TESTS): $(REQUIREMENTS) | $(BIN)/python
-	$(INSTALL) '.[train,heif,onnx,parity,dev]'
+	$(INSTALL) '.[train,heif,onnx,keras,parity,dev]'
 	@touch $@ $(FOR_DEMO)

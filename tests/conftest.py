@@ -66,8 +66,11 @@ def torchvision(timm):
 
 
 @pytest.fixture(scope="session")
-def transformers():
-    """The transformers package, kept from the network; skips where it is not installed."""
+def transformers(timm):
+    """The transformers package, kept from the network; skips where it is not installed.
+
+    It imports torchvision where there is one, so it needs the declarations that come with `timm`.
+    """
     if importlib.util.find_spec("transformers") is None:
         pytest.skip("transformers is not installed: pip install 'mobilenets[parity]'")
     before = os.environ.get("HF_HUB_OFFLINE")

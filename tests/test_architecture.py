@@ -38,14 +38,27 @@ _IN_ORDER = {
     """,
     "learning": """
         layers network
-        weights.source weights.matching weights.pytorch_file weights.timm weights
+        slicing.groups slicing.moments slicing.importance slicing
+        weights.catalogue weights.cache weights.transfer weights.download
+        weights.source weights.matching weights.pytorch_file weights.timm weights.torchvision weights.transformers
+        weights.hub_config weights.repositories weights.by_order
+        weights.keras weights.keras_config weights.keras_file weights.keras_model
+        weights.tflite.flatbuffer weights.tflite.tensor weights.tflite.metadata weights.tflite.file
+        weights.tflite.nodes weights.tflite.walk weights.tflite.operators weights.tflite.arithmetic
+        weights.tflite.trace weights.tflite.identify weights.tflite.normalisation weights.tflite
+        weights.unfolding weights.reading weights.importing weights
         recipe augment loader
+        weights.conventions weights.detective
         training.plan training.speed training.device training.optimization training.interrupt training.head
         training.state training.run_folder training.loop training.run training
     """,
     "delivery": """
         exporting.golden exporting.card exporting.contents exporting.destination exporting.onnx exporting
-        cli.terminal cli.networks cli.verbs cli
+        exporting.written exporting.state_dict exporting.keras_weights
+        proof.theirs proof
+        explain.program explain.figure explain.subject explain.separable explain.multipliers explain.manifold
+        explain.unfolded explain.accuracy explain.activations explain.gates explain.page explain
+        cli.terminal cli.networks cli.published cli.detection cli.verbs cli
         demo
         __main__
     """,
@@ -64,13 +77,13 @@ NOW = {
     "values": {"numpy", "PIL", "safetensors"},
     "engine": {"numpy", "PIL"},
     "learning": {"numpy", "PIL", "safetensors", "torch"},
-    "delivery": {"numpy", "PIL", "torch", "typer", "rich"},
+    "delivery": {"numpy", "PIL", "safetensors", "torch", "typer", "rich"},
 }
 WHEN_USED = {
     "values": {"pillow_heif"},
     "engine": {"matplotlib", "jinja2", "markupsafe", "onnxruntime"},
-    "learning": {"accelerate"},
-    "delivery": {"onnx", "onnxscript", "sklearn"},
+    "learning": {"accelerate", "h5py"},
+    "delivery": {"onnx", "onnxscript", "sklearn", "h5py"} | {"timm", "torchvision", "transformers"} | {"keras", "ai_edge_litert"},
 }
 WITH_TORCH = {"runtime.torch_session"}
 """In the engine layer the one module that imports torch: it is imported when that engine is opened."""
@@ -194,15 +207,17 @@ def test_no_pickle_is_opened_but_by_import():
         for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load", "numpy.load")
     ]
-    assert [module for module, _ in calls] == ["weights.pytorch_file"]
-    assert calls[0][1]["weights_only"] == "True"
+    pickles = [(module, how) for module, how in calls if how.get("allow_pickle") != "False"]
+    assert [module for module, _ in pickles] == ["weights.pytorch_file"]
+    assert pickles[0][1]["weights_only"] == "True"
 
 
-def test_nothing_of_ours_speaks_to_the_network():
+def test_one_module_speaks_to_the_network():
     speakers = {"socket", "ssl", "urllib", "http", "ftplib", "smtplib", "requests", "httpx", "aiohttp"}
     for module in ORDER:
         for found in imports(FILES[module]):
-            assert found.ours or found.target not in speakers, f"{FILES[module]}:{found.line}"
+            allowed = found.ours or found.target not in speakers or module == "weights.transfer"
+            assert allowed, f"{FILES[module]}:{found.line}"
 
 
 def test_imports_are_found_wherever_they_stand(tmp_path):

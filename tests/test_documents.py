@@ -130,6 +130,9 @@ def test_variants_part_where_their_base_does():
         for width in family_tables.WIDTHS:
             groups = {tuple(rules) for rules, _ in family_tables.agreeing_rules(prefix, width)}
             expected = family_tables.agreeing_rules(base or prefix, width)
+            if "edgetpu" in prefix:  # the table says it in words: one activation of the paper's
+                assert groups == {("timm", "keras", "torchvision"), ("paper",)}
+                continue
             assert groups == {tuple(rules) for rules, _ in expected} if base else len(groups) == 1
 
 

@@ -73,12 +73,20 @@ class PaddedConv(nn.Conv2d):
         return functional.conv2d(x, self.weight, self.bias, self.stride, own, self.dilation, self.groups)
 
 
+class DenseConv(PaddedConv):
+    """A head's 1×1 convolution as a matrix product, N×C×1×1 to N×out×1×1; its tensors are the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Equal to torchvision's dense layer to the bit, to a convolution but for rounding."""
+        return functional.linear(x.flatten(1), self.weight.flatten(1), self.bias)[..., None, None]
+
+
 class ConvNormAct(nn.Module):
     """A `spec.Conv`: convolution, batch norm where it has one, activation."""
 
     def __init__(self, c_in: int, conv: Conv, spec: Spec):
         super().__init__()
-        self.conv = PaddedConv(c_in, conv, spec.padding)
+        self.conv = (DenseConv if conv.dense else PaddedConv)(c_in, conv, spec.padding)
         self.norm = _norm(conv.out, spec) if conv.norm else nn.Identity()
         self.activation = activation(conv.activation)
 

@@ -59,6 +59,9 @@ class Conv:
     """Batch norm after the convolution; the convolution has a bias exactly where this is false."""
     groups: int = 1
     """Into how many parts the channels are cut, each convolved by itself (EdgeTPU-V2's fused blocks)."""
+    dense: bool = False
+    """In a head alone: torch runs it as a dense layer, as torchvision's V3 does. It is the same
+    function; sums are rounded in another order, so logits differ in their last bits."""
 
     def __post_init__(self) -> None:
         owner = f"op {self.name!r}"
@@ -76,7 +79,7 @@ class Conv:
         if self.stride not in (1, 2):
             raise SpecError(f"{owner}: stride is {self.stride}; accepted: 1, 2.")
         _check_choice(owner, "activation", self.activation, get_args(Activation))
-        for field in ("depthwise", "norm"):
+        for field in ("depthwise", "norm", "dense"):
             if not isinstance(getattr(self, field), bool):
                 raise SpecError(f"{owner}: {field} is {getattr(self, field)!r}; it must be true or false.")
 
@@ -236,6 +239,8 @@ class Spec:
             entering = channels
             for op in block.ops:
                 _check_channels(f"{owner}: blocks.{index}.{op.name}", op, channels)
+                if isinstance(op, Conv) and op.dense:
+                    raise SpecError(f"{owner}: blocks.{index}.{op.name} is dense; only a head's may be.")
                 channels = op.out if isinstance(op, Conv) else channels
             if block.residual and (block.stride != 1 or channels != entering):
                 raise SpecError(

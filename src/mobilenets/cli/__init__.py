@@ -198,7 +198,14 @@ def predict(
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A PyTorch state dict under timm's names.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE|NAME",
+            help="Weights of timm, torchvision, transformers, Keras or TFLite, a state dict of the same "
+            "shapes, or a NAME that `mobilenets weights` lists. Several files: one TFLite network, cut up.",
+        ),
+    ],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="MODEL", help="The checkpoint to write.")
     ] = Path("model.safetensors"),
@@ -216,12 +223,21 @@ def import_(
     ] = None,
     resolution: Resolution = None,
     licence: Annotated[str | None, typer.Option(metavar="TEXT", help="Licence of the weights.")] = None,
+    detect: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Find the preprocessing that suits the weights on these labelled pictures."
+        ),
+    ] = None,
+    proof: Annotated[
+        bool, typer.Option("--proof/--no-proof", help="Compare with the library it is from, if installed.")
+    ] = True,
 ) -> None:
-    """Turn somebody else's weights into a checkpoint."""
+    """Turn somebody else's weights into a checkpoint, and compare it with where it comes from."""
     from mobilenets.cli import verbs
 
     verbs.import_file(
-        file,
+        files,
         output,
         padding=padding,
         eps=eps,
@@ -230,13 +246,34 @@ def import_(
         labels=labels,
         resolution=resolution,
         licence=licence,
+        detect=detect,
+        proof=proof,
     )
+
+
+@app.command()
+def weights(
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="Part of a name or a publisher: v3_small, keras.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(metavar="permissive|NAME", help="Only those under such a licence.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List published checkpoints that `import` knows by name: accuracy, licence, size, source."""
+    from mobilenets.cli import published
+
+    published.weights(text, licence, json)
 
 
 @app.command()
 def export(
     model: Model,
-    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="onnx.")] = "onnx",
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="FORMAT", help="onnx, or weights for torchvision, timm, keras."),
+    ] = "onnx",
     pictures: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Compare on these, and put some in as golden pictures."),
@@ -245,10 +282,28 @@ def export(
     output: Out = None,
     json: Json = False,
 ) -> None:
-    """Write a bundle that runs by itself, opened and compared with the model before it counts."""
+    """Write a bundle that runs by itself, or weights for another library; compared before it counts."""
     from mobilenets.cli import verbs
 
     verbs.export(model, to, pictures=pictures, opset=opset, output=output, as_json=json)
+
+
+@app.command()
+def explain(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The page to write.")] = Path(
+        "explain.html"
+    ),
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What to show. [default: scikit-learn's china.jpg]")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL|NAME", help="Look into this network. [default: fresh ones]")
+    ] = None,
+) -> None:
+    """Write one page that explains the family by running it: pictures, numbers, and their code."""
+    from mobilenets.cli import verbs
+
+    verbs.explain(output, picture=picture, model=model)
 
 
 @app.command()
@@ -357,6 +412,7 @@ _EXTRA_OF = {
     "onnx": "onnx",
     "onnxscript": "onnx",
     "onnxruntime": "onnx",
+    "h5py": "keras",
 }
 
 

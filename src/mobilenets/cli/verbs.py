@@ -225,7 +225,7 @@ def predict(
 
 
 def import_file(
-    file: Path,
+    files: Sequence[str],
     output: Path,
     *,
     padding: Padding | None,
@@ -235,14 +235,18 @@ def import_file(
     labels: str | None,
     resolution: int | None,
     licence: str | None,
+    detect: Path | None,
+    proof: bool,
 ) -> None:
     """`mobilenets import`."""
     if output.exists():
         raise InputError("exists already.", file=output, remedy="Choose another name with -o, or remove it.")
     from mobilenets.weights import import_file as read_foreign
 
+    progress = TerminalProgress()
+    pictures = None if detect is None else scan(detect, purpose="evaluate", progress=progress)
     imported = read_foreign(
-        file,
+        files,
         padding=padding,
         epsilon=eps,
         mean=_numbers("--mean", mean),
@@ -250,10 +254,24 @@ def import_file(
         labels=labels,
         resolution=resolution,
         licence=licence,
+        progress=progress,
     )
     for decision in imported.decisions:
         say(decision)
-    imported.checkpoint.save(output)
+    if proof:
+        from mobilenets.proof import prove
+
+        say(prove(imported))
+    checkpoint = imported.checkpoint
+    if pictures is not None:
+        from mobilenets.cli.detection import show_detection
+        from mobilenets.weights.detective import detect as find_preprocessing
+
+        detection = find_preprocessing(checkpoint, pictures, progress=progress)
+        say("")
+        show_detection(detection)
+        checkpoint = detection.with_preprocessing(checkpoint)
+    checkpoint.save(output)
     say(f"\nWritten: {printable(str(output))}")
     say(f"Next     {command_line(['train', 'FOLDER', '--init', str(output)])}")
 
@@ -273,6 +291,9 @@ def export(
     model: str, to: str, *, pictures: Path | None, opset: int, output: Path | None, as_json: bool
 ) -> None:
     """`mobilenets export`."""
+    if to in ("torchvision", "timm", "keras"):
+        _export_weights(model, to, pictures=pictures, output=output, as_json=as_json)
+        return
     from mobilenets.exporting import export as write_bundle
 
     bundle = write_bundle(
@@ -284,3 +305,35 @@ def export(
     show(f"Written: {printable(str(bundle.folder))}")
     say(f"Check it on its device   python {printable(str(bundle.folder / 'selftest.py'))}")
     say(f"Next                     {command_line(['predict', str(bundle.folder), 'PICTURE'])}")
+
+
+def _export_weights(
+    model: str, to: str, *, pictures: Path | None, output: Path | None, as_json: bool
+) -> None:
+    """`mobilenets export --to torchvision|timm|keras`: one file of weights for another library."""
+    from mobilenets import checkpoint as checkpoints
+    from mobilenets.exporting import keras_weights, state_dict
+
+    if pictures is not None:
+        raise InputError(f"--pictures is for bundles; weights for {to} are compared on generated pictures.")
+    suffix = keras_weights.SUFFIX if to == "keras" else state_dict.TARGETS[to].suffix
+    checkpoint = checkpoints.load(model)
+    out = Path(f"{checkpoint.spec.name}_{to}{suffix}") if output is None else output
+    if out.exists():
+        raise InputError("exists already.", file=out, remedy="Choose another name with -o, or remove it.")
+    written = keras_weights.write(checkpoint, out) if to == "keras" else state_dict.write(checkpoint, to, out)
+    if as_json:
+        show_json({"file": str(written.path), "load": written.how_to_load, "notes": list(written.notes)})
+        return
+    for note in written.notes:
+        say(note)
+    show(f"Written: {printable(str(written.path))}\n")
+    show(written.how_to_load)
+
+
+def explain(output: Path, *, picture: Path | None, model: str | None) -> None:
+    """`mobilenets explain`."""
+    from mobilenets.explain import explain as write_page
+
+    page = write_page(output, model=model, picture=picture, progress=TerminalProgress())
+    say(f"Written: {printable(str(page))}. Open it in a browser; it needs no network.")

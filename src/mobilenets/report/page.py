@@ -72,30 +72,34 @@ def html(record: RunRecord, run: Path, *, seen: Sequence[Tile], wrong: Sequence[
 
     Raises `MissingExtra` where Jinja2 or matplotlib is not installed.
     """
-    return _environment().get_template("report.html.j2").render(_values(record, run, seen, wrong))
+    return environment("report").get_template("report.html.j2").render(_values(record, run, seen, wrong))
 
 
-def _environment() -> "Environment":
+def environment(*folders: str) -> "Environment":
+    """Jinja2 for the templates in `folders` of this package: every value is escaped and made harmless.
+
+    Raises `MissingExtra` where Jinja2 is not installed.
+    """
     try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
+        from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
     except ImportError as error:
         raise MissingExtra("Writing a report", "train", "jinja2") from error
-    environment = Environment(
-        loader=PackageLoader("mobilenets", "report"),
+    made = Environment(
+        loader=ChoiceLoader([PackageLoader("mobilenets", folder) for folder in folders]),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_harmless,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "percent": lambda share: f"{share:.1%}",
         "points": lambda share: f"{100 * share:.2f}".rstrip("0").rstrip("."),
         "integer": lambda n: f"{n:,}",
         "plural": count,
         "short": shortened,
     }
-    return environment
+    return made
 
 
 def _harmless(value: Any) -> Any:
@@ -175,17 +179,18 @@ def _charts(record: RunRecord) -> dict[str, Chart]:
             "rate": "Learning rate over the epochs.",
         }
         drawn |= {name: (light[name], dark[name], said[name]) for name in light}
-    return {name: _chart(*parts) for name, parts in drawn.items()}
+    return {name: chart(*parts) for name, parts in drawn.items()}
 
 
-def _chart(light: bytes, dark: bytes, alt: str) -> Chart:
+def chart(light: bytes, dark: bytes, alt: str) -> Chart:
+    """Two PNGs of one chart as what the page's templates show; `alt` says it in words."""
     width, height = (round(int.from_bytes(light[at : at + 4]) / _DENSITY) for at in (16, 20))  # PNG, 11.2.1
     least = round(0.6 * width) if width > _WIDE else 0
-    return Chart(_uri(light, "image/png"), _uri(dark, "image/png"), alt, width, height, least)
+    return Chart(data_uri(light, "image/png"), data_uri(dark, "image/png"), alt, width, height, least)
 
 
 def _figure(tile: Tile) -> Figure:
-    src = "" if tile.image is None else _uri(*thumbnail(tile.image, _THUMBNAIL))
+    src = "" if tile.image is None else data_uri(*thumbnail(tile.image, _THUMBNAIL))
     return Figure(src, tile.caption)
 
 
@@ -202,7 +207,8 @@ def _shown(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _uri(data: bytes, media_type: str) -> str:
+def data_uri(data: bytes, media_type: str) -> str:
+    """`data` as an address that holds it; marked as safe, since base64 needs no escaping."""
     from markupsafe import Markup
 
     return Markup(f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}")  # noqa: S704 — base64 is plain

@@ -6,21 +6,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from mobilenets import checkpoint as checkpoints
 from mobilenets import recipe as recipes
 from mobilenets import spec as specs
 from mobilenets import zoo
 from mobilenets.checkpoint import Checkpoint
-from mobilenets.errors import CheckpointError, InputError, MobilenetsError
+from mobilenets.errors import CheckpointError, InputError, MobilenetsError, SpecError
 from mobilenets.files import read_json, sha256
-from mobilenets.folder import Folder
-from mobilenets.network import MobileNet, build, from_checkpoint, replace_classifier
+from mobilenets.folder import Folder, Picture
+from mobilenets.loader import plain_batches
+from mobilenets.network import MobileNet, build, from_checkpoint, reestimate_norms, replace_classifier
 from mobilenets.preprocessing import Preprocessing, for_channels
+from mobilenets.progress import Progress
 from mobilenets.recipe import Recipe
+from mobilenets.slicing import narrow_spec, slice_width
 from mobilenets.spec import Spec
+from mobilenets.text import printable
 
 DEFAULT_MODEL = "mobilenet_v3_small_100"
 DEFAULT_RESOLUTION = 160
+_NORM_PICTURES, _NORM_BATCH = 256, 32
+"""On how many training pictures, and in what batches, the batch norms of a sliced network are measured."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,7 @@ def make_plan(
         ),
         recipe=recipe,
         seed=seed,
-        inherited=_inherited(init, init_file),
+        inherited=_inherited(init, init_file, spec),
         command=command,
     )
 
@@ -135,38 +144,79 @@ def load_init(init: Checkpoint | str | Path | None) -> tuple[Checkpoint | None, 
     return checkpoints.load(file), file / checkpoints.MODEL_FILE if file.is_dir() else file
 
 
-def _inherited(init: Checkpoint | None, file: Path | None) -> Inherited:
+def _inherited(init: Checkpoint | None, file: Path | None, spec: Spec) -> Inherited:
     if init is None:
         return Inherited()
-    parent = {
+    parent: dict[str, Any] = {
         "network": init.spec.name,
         "sha256": sha256(file) if file else None,
         "provenance": dict(init.manifest.provenance),
     }
+    if spec.blocks != init.spec.blocks:
+        parent["sliced_to"] = spec.name
     return Inherited(init.manifest.licence, parent, init.trained_on)
 
 
 def choose_network(model: str | Spec | None, init: Checkpoint | None, resolution: int | None) -> Spec:
-    """The network that `train`'s arguments ask for; its classes are still its own."""
+    """The network that `train`'s arguments ask for; its classes are still its own.
+
+    A checkpoint and the name of the same network at a smaller width give the latter: it is sliced.
+    """
     named = model if isinstance(model, Spec) or model is None else zoo.build(model, resolution=resolution)
     if init is None:
         return named or zoo.build(
             DEFAULT_MODEL, resolution=DEFAULT_RESOLUTION if resolution is None else resolution
         )
-    if named is not None and named.blocks != init.spec.blocks:
+    if named is None or named.blocks == init.spec.blocks:
+        return init.spec
+    try:
+        narrow = narrow_spec(init.spec, named)
+    except SpecError as error:
         raise InputError(
-            f"--model asks for {named.name}, but the checkpoint given by --init holds {init.spec.name}.",
-            remedy="Leave --model out: the network follows from the checkpoint.",
+            f"--model asks for {named.name}, but the checkpoint given by --init holds {init.spec.name}, "
+            f"and {error.what}",
+            remedy="Leave --model out, and the network follows from the checkpoint; "
+            "or name the same network at a smaller width, and it is sliced.",
+        ) from error
+    return dataclasses.replace(narrow, resolution=init.spec.resolution, dropout=init.spec.dropout)
+
+
+def start_network(plan: Plan, init: Checkpoint | None, folder: Folder, progress: Progress) -> MobileNet:
+    """`make_network`, and where that sliced the checkpoint, batch norms measured on training pictures."""
+    network = make_network(plan, init, folder.classes)
+    if init is not None and _is_sliced(plan, init):
+        progress.say(
+            f"Sliced {printable(init.spec.name)} to {printable(plan.spec.name)}: it starts with the most "
+            "important channels."
         )
-    return init.spec
+        _measure_norms(network, plan, folder.split("train"), progress)
+    return network
+
+
+def _is_sliced(plan: Plan, init: Checkpoint) -> bool:
+    return plan.spec.blocks != init.spec.blocks
+
+
+def _measure_norms(network: MobileNet, plan: Plan, train: tuple[Picture, ...], progress: Progress) -> None:
+    """In place, on some of the pictures of all classes, in batches of one size."""
+    size = min(_NORM_BATCH, len(train))
+    order = np.random.default_rng([plan.seed, 2_000_003]).permutation(len(train))
+    chosen = [train[i] for i in order[: min(_NORM_PICTURES, len(train) // size * size)]]
+    feed = plain_batches(
+        chosen, plan.preprocessing, plan.spec.resolution, torch.device("cpu"), batch_size=size
+    )
+    tracked = progress.track(feed, len(chosen), "measuring batch norms", size=lambda item: len(item[1]))
+    reestimate_norms(network, (pixels for pixels, _ in tracked))
 
 
 def make_network(plan: Plan, init: Checkpoint | None, labels: tuple[str, ...]) -> MobileNet:
-    """The network to start from: fresh, or the checkpoint's, with a new classifier.
+    """The network to start from: fresh, or the checkpoint's, sliced where it is wider, with a new classifier.
 
     The classifier is kept where the checkpoint has the very same labels in the same order, as when a
     run is continued on more pictures.
     """
+    if init is not None and _is_sliced(plan, init):
+        init = slice_width(init, plan.spec)
     network = from_checkpoint(init) if init else build(plan.spec, seed=plan.seed)
     if init is None or init.manifest.labels != labels:
         network = replace_classifier(network, len(labels), seed=plan.seed)

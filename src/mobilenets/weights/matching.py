@@ -5,7 +5,7 @@ classes and the channels.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mobilenets import spec as specs
@@ -72,17 +72,32 @@ def identify(shapes: Shapes, sources: Sequence[Source]) -> Match:
     )
 
 
-def _with_these_names(shapes: Shapes, sources: Sequence[Source]) -> list[tuple[Source, str]]:
-    """The sources' networks with exactly these tensor names."""
-    found = set(shapes)
-    scores: dict[tuple[str, str], float] = {}
+def names_are_known(names: Iterable[str], sources: Sequence[Source]) -> bool:
+    """Whether at least half of `names` are those of a network of `sources`: it is meant to be one."""
+    return max(_likeness(names, sources).values()) >= _ALIKE
+
+
+_ALIKE = 0.5
+
+
+def _likeness(names: Iterable[str], sources: Sequence[Source]) -> dict[tuple[str, str], float]:
+    """For each source and network: names in common ÷ names of either."""
+    found = set(names)
+    scores = {}
     for source in sources:
         for prefix in source.prefixes:
             expected = set(_names_there(source, prefix))
             scores[source.name, prefix] = len(expected & found) / len(expected | found)
+    return scores
+
+
+def _with_these_names(shapes: Shapes, sources: Sequence[Source]) -> list[tuple[Source, str]]:
+    """The sources' networks with exactly these tensor names."""
+    found = set(shapes)
+    scores = _likeness(shapes, sources)
     best = max(scores.values())
     nearest = [(s, prefix) for s in sources for prefix in s.prefixes if scores[s.name, prefix] == best]
-    if best < 0.5:
+    if best < _ALIKE:
         name, shape = next(iter(shapes.items()), ("", ()))
         known = ", ".join(source.name for source in sources)
         raise CheckpointError(

@@ -1,0 +1,139 @@
+"""Real weights on real pictures: every file that states an accuracy reaches it, by the command line.
+
+`imagenet-500` is very probably made of training pictures, so these are regression figures and no
+ImageNet accuracies. `make test` runs a sample, `make test-all` every file and the table in the docs.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed: pip install 'mobilenets[train]'")
+
+from mobilenets import cli  # noqa: E402
+from mobilenets import checkpoint as checkpoints  # noqa: E402
+
+WEIGHTS = Path(__file__).parent.parent / "docs" / "weights.md"
+TENSORFLOW = ("--padding", "same", "--mean", "0.5", "--std", "0.5")
+"""What a state dict under timm's names cannot say of weights that were TensorFlow's."""
+TWO_PICTURES, AS_FLOAT = 0.004, 0.015
+
+
+class Real(NamedTuple):
+    """A file (or the parts of a network) with the accuracy that the data's README states for it."""
+
+    name: str
+    files: tuple[str, ...]
+    top1: float | None
+    """In percent; `None` where none was measured before."""
+    top5: float | None
+    quantised: bool
+    arguments: tuple[str, ...] = ()
+
+
+def tflite(name, files, top1, top5, *, quantised=True):
+    return Real(name, tuple(f"weights-tflite/{file}.tflite" for file in files), top1, top5, quantised)
+
+
+def state_dict(file, name, top1, top5, eps):
+    return Real(name, (f"weights-float/{file}.pt",), top1, top5, False, (*TENSORFLOW, "--eps", eps))
+
+
+CORAL_V1 = (
+    "coral_mobilenet_v1_1.0_224_quant_embedding_extractor",
+    "coral_mobilenet_v1_1.0_224_quant_head_layers",
+)
+REAL = [
+    state_dict("mobilenetv1_100", "mobilenet_v1_100", 87.6, 98.2, "1e-5"),
+    state_dict("mobilenetv2_100", "mobilenet_v2_100", 85.0, 97.0, "1e-5"),
+    state_dict("tf_mobilenetv3_small_100", "mobilenet_v3_small_100", 73.2, 92.2, "1e-3"),
+    state_dict("tf_mobilenetv3_large_minimal_100", "mobilenet_v3_large_minimalistic_100", 82.0, 95.4, "1e-3"),
+    tflite("mobilenet_v1_025", ["mobilenet_v1_0.25_224_float"], 56.6, 79.2, quantised=False),
+    tflite("mobilenet_v1_100", CORAL_V1, None, None),
+    tflite("mobilenet_v1_050", ["gw_mobilenet_v1_0_5_224_quant"], 70.8, 88.4),
+    tflite("mobilenet_v1_025", ["gw_mobilenet_v1_0_25_224_quant"], 55.6, 76.8),
+    tflite("mobilenet_v2_100", ["gw_mobilenet_v2_1_0_224_quant"], 84.6, 96.8),
+    tflite("mobilenet_v2_100", ["coral_tf2_mobilenet_v2_1.0_224_ptq"], 86.0, 97.2),
+    tflite("mobilenet_v2_050", ["gw_mobilenet_v2_0_5_224_quant"], 74.6, 90.4),
+    tflite("mobilenet_v2_100", ["tflm_mobilenet_v2_quantized_1x3x224x224"], None, None),
+    tflite("mobilenet_v3_small_100", ["mobilenet_v3_small_1.0_224_uint8"], 74.4, 93.0),
+    tflite(
+        "mobilenet_v3_large_minimalistic_100",
+        ["gw_mobilenet_v3_large_minimalistic_1_0_224_quant"],
+        81.8,
+        95.8,
+    ),
+    tflite("mobilenet_edgetpu_100", ["mobilenet_edgetpu_1.0_224_uint8"], 86.6, 97.6),
+]
+SAMPLE = ("tf_mobilenetv3_small_100.pt", "mobilenet_v1_0.25_224_float.tflite", "mobilenet_v3_small_1.0_224_uint8.tflite")
+
+
+def file_name(real):
+    return " + ".join(Path(file).name for file in real.files)
+
+
+def run(capsys, *arguments):
+    assert cli.run_command([str(argument) for argument in arguments]) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def figures(real, data, folder, capsys):
+    """Top-1 and top-5 by `mobilenets import` and `mobilenets evaluate`, and the network's name."""
+    model = folder / f"{len(list(folder.iterdir()))}.safetensors"
+    files = [data / file for file in real.files]
+    run(capsys, "import", *files, *real.arguments, "--labels", "imagenet", "--no-proof", "-o", model)
+    found = json.loads(run(capsys, "evaluate", model, data / "imagenet-500" / "labels.csv", "--json"))
+    assert found["accuracy"]["n"] == 500
+    return checkpoints.load(model).spec.name, found["accuracy"]["value"], found["top5_accuracy"]["value"]
+
+
+@pytest.mark.parametrize(
+    "real",
+    [
+        pytest.param(
+            real, id=file_name(real), marks=pytest.mark.slow if file_name(real) in SAMPLE else pytest.mark.full
+        )
+        for real in REAL
+    ],
+)
+def test_a_file_reaches_its_accuracy(real, data, tmp_path, capsys):
+    """Floats within two pictures; quantised files, which are read as floats, within 1.5 points."""
+    name, top1, top5 = figures(real, data, tmp_path, capsys)
+    assert name == real.name
+    allowed = AS_FLOAT if real.quantised else TWO_PICTURES
+    if real.top1 is not None:
+        assert abs(top1 - real.top1 / 100) <= allowed + 1e-9, top1
+        assert abs(top5 - real.top5 / 100) <= allowed + 1e-9, top5
+    stated = documented()[file_name(real)]
+    assert abs(top1 - stated[0]) <= TWO_PICTURES + 1e-9 and abs(top5 - stated[1]) <= TWO_PICTURES + 1e-9
+
+
+_TABLE = re.compile(r"(<!-- table: real -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def documented():
+    """File → top-1 and top-5 in the table of docs/weights.md."""
+    match = _TABLE.search(WEIGHTS.read_text(encoding="utf-8"))
+    rows = [line.strip("| ").split(" | ") for line in match[2].splitlines()[2:]]
+    return {row[0].replace("`", ""): [float(part) / 100 for part in row[3].split(" / ")] for row in rows}
+
+
+@pytest.mark.full
+def test_the_table_in_the_documents(data, tmp_path, capsys):
+    """Made anew with MOBILENETS_REWRITE_DOCUMENTS=1; the tests above compare it with what they measure."""
+    if not os.environ.get("MOBILENETS_REWRITE_DOCUMENTS"):
+        assert set(documented()) == {file_name(real) for real in REAL}
+        return
+    lines = ["| file | network | stated, top-1 / top-5 | read by us |", "| --- | --- | --: | --: |"]
+    for real in REAL:
+        name, top1, top5 = figures(real, data, tmp_path, capsys)
+        files = " + ".join(f"`{Path(file).name}`" for file in real.files)
+        stated = f"{real.top1} / {real.top5}" if real.top1 else "–"
+        lines.append(f"| {files} | `{name}` | {stated} | {100 * top1:.1f} / {100 * top5:.1f} |")
+    text = WEIGHTS.read_text(encoding="utf-8")
+    made = "\n".join(lines)
+    WEIGHTS.write_text(_TABLE.sub(lambda match: f"{match[1]}{made}\n{match[3]}", text), encoding="utf-8")
