@@ -4,6 +4,8 @@ The other library builds its model; `randomise` gives it weights worth comparing
 own means; `import_file` reads them; `measure` runs both on the same pictures.
 """
 
+import copy
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +68,7 @@ def measure(
     `theirs` maps normalised pictures N×C×H×W to logits N×classes. Fails where parameters or MACs
     differ: the row could not say so.
     """
-    counted = cost.count(_at(ours, pixels))
+    counted = cost.count(dataclasses.replace(ours.spec, resolution=pixels))
     assert (counts.params, counts.macs) == (counted.params, counted.macs), (variant, counts, _totals(counted))
     differences, spreads, equal = [], [], True
     for side in (pixels, odd):
@@ -92,20 +94,15 @@ def measure(
     )
 
 
-def _at(network: MobileNet, pixels: int):
-    from dataclasses import replace
-
-    return replace(network.spec, resolution=pixels)
-
-
 def _totals(counted: Cost) -> Counts:
     return Counts(counted.params, counted.macs)
 
 
 def torch_counts(model: nn.Module, pixels: int, channels: int = 3) -> Counts:
-    """Parameters by `numel`, MACs by torch's own counter, which sees every product that runs."""
+    """Parameters by `numel`, MACs by torch's own counter, which sees every product; nothing is computed."""
+    shapes_alone = copy.deepcopy(model).to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, channels, pixels, pixels))
+        shapes_alone(torch.zeros(1, channels, pixels, pixels, device="meta"))
     return Counts(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2)
 
 

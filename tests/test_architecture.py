@@ -83,7 +83,9 @@ WHEN_USED = {
     "values": {"pillow_heif"},
     "engine": {"matplotlib", "jinja2", "markupsafe", "onnxruntime"},
     "learning": {"accelerate", "h5py"},
-    "delivery": {"onnx", "onnxscript", "sklearn", "h5py"} | {"timm", "torchvision", "transformers"} | {"keras", "ai_edge_litert"},
+    "delivery": {"onnx", "onnxscript", "sklearn", "h5py"}
+    | {"timm", "torchvision", "transformers"}
+    | {"keras", "ai_edge_litert"},
 }
 WITH_TORCH = {"runtime.torch_session"}
 """In the engine layer the one module that imports torch: it is imported when that engine is opened."""

@@ -1,4 +1,4 @@
-"""Weights for other libraries: loaded there by the very lines that the export prints, strict, equal logits."""
+"""Weights for other libraries: loaded there by the lines that the export prints, strict; equal logits."""
 
 import dataclasses
 
@@ -150,7 +150,7 @@ def test_names_and_endings(tmp_path):
     checkpoint = calibrated(dataclasses.replace(zoo.v2(0.35, classes=5), resolution=32))
     with pytest.raises(InputError, match=r"written as '\.pth' files"):
         state_dict.write(checkpoint, "torchvision", tmp_path / "model.safetensors")
-    with pytest.raises(UnknownName, match="'torchvison'. Did you mean 'torchvision'"):
+    with pytest.raises(UnknownName, match=r"'torchvison'\. Did you mean 'torchvision'"):
         state_dict.write(checkpoint, "torchvison", tmp_path / "model.pth")
 
 

@@ -14,8 +14,8 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed: pip install 'mobilenets[train]'")
 
-from mobilenets import cli  # noqa: E402
-from mobilenets import checkpoint as checkpoints  # noqa: E402
+from mobilenets import checkpoint as checkpoints
+from mobilenets import cli
 
 WEIGHTS = Path(__file__).parent.parent / "docs" / "weights.md"
 TENSORFLOW = ("--padding", "same", "--mean", "0.5", "--std", "0.5")
@@ -69,7 +69,11 @@ REAL = [
     ),
     tflite("mobilenet_edgetpu_100", ["mobilenet_edgetpu_1.0_224_uint8"], 86.6, 97.6),
 ]
-SAMPLE = ("tf_mobilenetv3_small_100.pt", "mobilenet_v1_0.25_224_float.tflite", "mobilenet_v3_small_1.0_224_uint8.tflite")
+SAMPLE = (
+    "tf_mobilenetv3_small_100.pt",
+    "mobilenet_v1_0.25_224_float.tflite",
+    "mobilenet_v3_small_1.0_224_uint8.tflite",
+)
 
 
 def file_name(real):
@@ -95,7 +99,9 @@ def figures(real, data, folder, capsys):
     "real",
     [
         pytest.param(
-            real, id=file_name(real), marks=pytest.mark.slow if file_name(real) in SAMPLE else pytest.mark.full
+            real,
+            id=file_name(real),
+            marks=pytest.mark.slow if file_name(real) in SAMPLE else pytest.mark.full,
         )
         for real in REAL
     ],

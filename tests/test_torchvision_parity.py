@@ -25,11 +25,8 @@ each_network = pytest.mark.parametrize(
 
 
 def model(torchvision, variant, width, **given):
-    """`variant` as torchvision builds it; in one place, since its V3 takes the width elsewhere."""
-    if variant == V2:
-        return torchvision.models.mobilenet_v2(width_mult=width, **given)
-    blocks, last = torchvision.models.mobilenetv3._mobilenet_v3_conf(variant, width_mult=width)
-    return torchvision.models.MobileNetV3(blocks, last, **given)
+    """`variant` as torchvision builds it."""
+    return getattr(torchvision.models, variant)(width_mult=width, **given)
 
 
 def row(torchvision, folder, variant, width):

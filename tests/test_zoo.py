@@ -1,7 +1,6 @@
+import dataclasses
 import math
 from typing import get_args
-
-import dataclasses
 
 import pytest
 from hypothesis import given

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mobilenets.cost import count
 from mobilenets.explain.figure import Figure, Idea, Source, compute, drawn, picture_of
 from mobilenets.explain.subject import Sample, Subject, seen, tensor
 from mobilenets.layers import ChannelGate
@@ -117,5 +118,9 @@ def make(subject: Subject, sample: Sample, note: str) -> Idea:
         code=rows.code,
         drawing=drawn(strip),
     )
-    values = {"subject": subject, "note": note, "rows": rows.value}
+    layers = count(subject.spec).layers
+    share = sum(row.macs for row in layers if row.kind == "squeeze-and-excite") / sum(
+        row.macs for row in layers
+    )
+    values = {"subject": subject, "note": note, "rows": rows.value, "share": share}
     return Idea("gates", "Squeeze-and-excite: gates of a picture", "Gates", {"strips": strips}, values)

@@ -86,7 +86,9 @@ def import_file(
             provenance={
                 "tool": f"mobilenets {mobilenets.__version__}",
                 "imported_from": [path.name for path in paths] if len(paths) > 1 else paths[0].name,
-                "sha256": [files.sha256(path) for path in paths] if len(paths) > 1 else files.sha256(paths[0]),
+                "sha256": [files.sha256(path) for path in paths]
+                if len(paths) > 1
+                else files.sha256(paths[0]),
                 **({"published": published.name, "url": published.url} if published else {}),
                 "decisions": list(decisions),
             },
