@@ -40,8 +40,8 @@ _IN_ORDER = {
         layers network
         slicing.groups slicing.moments slicing.importance slicing
         weights.catalogue weights.cache weights.transfer weights.download
-        weights.source weights.matching weights.pytorch_file weights.timm weights.torchvision weights.transformers
-        weights.hub_config weights.repositories weights.by_order
+        weights.source weights.matching weights.pytorch_file weights.timm weights.torchvision
+        weights.transformers weights.hub_config weights.repositories weights.by_order
         weights.keras weights.keras_config weights.keras_file weights.keras_model
         weights.tflite.flatbuffer weights.tflite.tensor weights.tflite.metadata weights.tflite.file
         weights.tflite.nodes weights.tflite.walk weights.tflite.operators weights.tflite.arithmetic

@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="torch is not installed: pip install 'mobile
 from mobilenets import zoo
 from mobilenets.checkpoint import Checkpoint, Manifest
 from mobilenets.cli.detection import show_detection
-from mobilenets.errors import InputError, LabelsError
+from mobilenets.errors import FolderError, InputError, LabelsError
 from mobilenets.evaluation import evaluate
 from mobilenets.folder import scan
 from mobilenets.preprocessing import Preprocessing, affine, for_channels
@@ -25,7 +25,7 @@ COLOURS = {
     "blue": (75, 75, 205),
     **{f"grey{level}": (level,) * 3 for level in (26, 77, 128, 179, 230)},
 }
-PER_CLASS = 9
+PER_CLASS = 6
 IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """What an import says without options."""
 
@@ -210,6 +210,21 @@ def test_pictures_are_spread_over_the_classes_and_limited(coloured):
     found = detect(nearest_colour(IMAGENET), coloured, pictures=14)
     assert found.pictures == 14
     assert found.chance == pytest.approx(2 / 14)
+
+
+def test_a_picture_that_went_away_after_the_scan_is_left_out(tmp_path):
+    for name, colour in COLOURS.items():
+        (tmp_path / name).mkdir()
+        for index in range(2):
+            pixels = np.full((SIDE, SIDE, 3), colour, np.uint8) + np.uint8(index)
+            Image.fromarray(pixels).save(tmp_path / name / f"{index}.png")
+    folder = scan(tmp_path, purpose="evaluate")
+    (tmp_path / "red" / "0.png").unlink()
+    assert detect(nearest_colour(IMAGENET), folder).pictures == len(folder.pictures) - 1
+    for file in tmp_path.glob("*/*.png"):
+        file.unlink()
+    with pytest.raises(FolderError, match="no picture that can be decoded"):
+        detect(nearest_colour(IMAGENET), folder)
 
 
 def test_labels_and_numbers_are_checked(coloured):

@@ -23,14 +23,15 @@ import torch
 from numpy.typing import NDArray
 
 from mobilenets.checkpoint import Checkpoint
-from mobilenets.errors import FolderError, InputError
+from mobilenets.errors import FolderError, InputError, PictureError
 from mobilenets.evaluation import Score, match_labels, proportion
 from mobilenets.folder import Folder, Picture
 from mobilenets.network import MobileNet, from_checkpoint
-from mobilenets.pictures import batches
-from mobilenets.preprocessing import Preprocessing, affine
+from mobilenets.pictures import load
+from mobilenets.preprocessing import Preprocessing, affine, prepare
 from mobilenets.progress import SILENT, Progress
 from mobilenets.spec import Padding
+from mobilenets.threads import in_threads
 from mobilenets.weights.conventions import Candidates, Convention, crops, paddings, scalings, stem
 
 _BATCH = 25
@@ -216,7 +217,7 @@ def detect(
 # --- the race -------------------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(eq=False)
 class _Runner:
     """A convention in the race: what it has scored so far, picture by picture."""
 
@@ -252,40 +253,40 @@ class _Trial:
         running = everyone
         chunks = [range(i, min(i + _BATCH, len(self._sample))) for i in range(0, len(self._sample), _BATCH)]
         for chunk in self._progress.track(chunks, len(self._sample), f"trying {aspect}", size=len):
-            running = self._run(chunk, running)
+            self._run(chunk, running)
+            if not running[0].logs:
+                continue
             leader = max(running, key=lambda runner: runner.rank)
             running = [r for r in running if not _clearly_better(leader, r, early=True)]
-        best = max(running, key=lambda runner: runner.rank)
-        if not best.logs:
+        if not running[0].logs:
             raise FolderError("has no picture that can be decoded.", file=self._sample[0].path.parent)
+        best = max(running, key=lambda runner: runner.rank)
         tied = [r for r in running if not _clearly_better(best, r, early=False)]
         ranked = sorted(everyone, key=lambda r: (r in running, r.rank), reverse=True)
         rows = {id(r): _row(r, r in tied) for r in ranked}
         return Aspect(aspect, tuple(rows.values()), rows[id(tied[0])])
 
-    def _run(self, chunk: range, running: list[_Runner]) -> list[_Runner]:
-        """Show the pictures of `chunk` to everybody still running."""
-        prepared: dict[Preprocessing, tuple[list[int], NDArray[np.uint8]]] = {}
-        for runner in running:
-            convention = runner.convention
-            before = convention.preprocessing
-            zeros, ones = (0.0,) * before.channels, (1.0,) * before.channels
-            geometry = dataclasses.replace(before, scale=1.0, mean=zeros, std=ones)
-            if geometry not in prepared:
-                prepared[geometry] = self._pixels(chunk, geometry)
-            indices, pixels = prepared[geometry]
-            if indices:
-                runner.take(self._log_probabilities(convention, pixels), self._truth[indices])
-        return running
+    def _run(self, chunk: range, running: list[_Runner]) -> None:
+        """Show the pictures of `chunk` to everybody still running; each is decoded once."""
+        geometries = {_geometry(runner.convention.preprocessing) for runner in running}
 
-    def _pixels(self, chunk: range, geometry: Preprocessing) -> tuple[list[int], NDArray[np.uint8]]:
-        paths = [self._sample[i].path for i in chunk]
-        side = self._checkpoint.spec.resolution
-        for indices, pixels in batches(
-            paths, geometry, side, batch_size=len(paths), on_error=lambda _index, _error: None
-        ):
-            return [chunk[i] for i in indices], pixels
-        return [], np.zeros((0, side, side, geometry.channels), np.uint8)
+        def prepared(index: int) -> dict[Preprocessing, NDArray[np.uint8]] | None:
+            try:
+                image = load(self._sample[index].path, exif=self._checkpoint.manifest.preprocessing.exif)
+            except PictureError:  # it was there at the scan, which names what cannot be read
+                return None
+            side = self._checkpoint.spec.resolution
+            return {geometry: prepare(image, geometry, side) for geometry in geometries}
+
+        shown = {i: views for i, views in zip(chunk, in_threads(prepared, chunk), strict=True) if views}
+        if not shown:
+            return
+        for geometry in geometries:
+            pixels = np.stack([views[geometry] for views in shown.values()])
+            for runner in running:
+                if _geometry(runner.convention.preprocessing) == geometry:
+                    found = self._log_probabilities(runner.convention, pixels)
+                    runner.take(found, self._truth[list(shown)])
 
     def _log_probabilities(self, convention: Convention, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
         factor, offset = (torch.from_numpy(v) for v in affine(convention.preprocessing))
@@ -307,6 +308,12 @@ class _Trial:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self._networks[key] = network
         return self._networks[key]
+
+
+def _geometry(preprocessing: Preprocessing) -> Preprocessing:
+    """What decides the pixels: all but the scaling."""
+    zeros, ones = (0.0,) * preprocessing.channels, (1.0,) * preprocessing.channels
+    return dataclasses.replace(preprocessing, scale=1.0, mean=zeros, std=ones)
 
 
 def _row(runner: _Runner, tied: bool) -> Row:

@@ -125,7 +125,7 @@ def _as_published(found: Found, published: Published) -> Found:
     if specs.tensor_shapes(promised) != specs.tensor_shapes(found.spec):
         raise CheckpointError(
             f"holds {found.spec.name}; {published.name} is a {published.network}.",
-            remedy="The publisher may have replaced the file; import it by its path if that is what you want.",
+            remedy="The publisher may have replaced the file; to take it as it is, import it by its path.",
         )
     return dataclasses.replace(
         found,

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenets import spec as specs
-from mobilenets.spec import Conv, Layer, Linear, Spec, SqueezeExcite
+from mobilenets.spec import Conv, Layer, Linear, Op, Spec, SqueezeExcite
 from mobilenets.text import count
 from mobilenets.weights.hub_config import with_activation
 from mobilenets.weights.source import Tensors
@@ -253,7 +253,7 @@ def with_early_gates(
     """
     blocks, added = list(spec.blocks), dict(arrays)
     for index in early:
-        ops = []
+        ops: list[Op] = []
         for op in blocks[index].ops:
             if isinstance(op, Conv) and op.depthwise:
                 late = Conv("activation", 1, op.out, 1, op.activation, depthwise=True, norm=False)
