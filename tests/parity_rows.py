@@ -37,7 +37,7 @@ class Counts:
 class Row:
     """One network. Everything but the last three is the same on every machine."""
 
-    library: str
+    package: str
     version: str
     variant: str
     width: float
@@ -52,7 +52,7 @@ class Row:
 
 
 def measure(
-    library: str,
+    package: str,
     version: str,
     variant: str,
     width: float,
@@ -81,7 +81,7 @@ def measure(
         spreads.append(float(other.std()))
     assert min(spreads) > 1e-3, f"{variant}: the logits hardly differ, so they compare nothing"
     return Row(
-        library,
+        package,
         version,
         variant,
         width,

@@ -45,7 +45,7 @@ TIMM = {
 class Case(NamedTuple):
     """A row to be: the library, its name for the network, the width, and the network here."""
 
-    library: str
+    package: str
     variant: str
     width: float
     spec: Spec
@@ -97,7 +97,7 @@ ROWS = {
 def cells(row):
     """A row's cells: what is the same on every machine, and the logits."""
     logits = EQUAL if row.bit_equal else f"{row.max_diff / row.logit_std:.0e} σ"
-    library = f"{row.library} {row.version.partition('+')[0]}"
+    library = f"{row.package} {row.version.partition('+')[0]}"
     return [library, f"`{row.variant}`", f"{row.width:g}", f"{row.params:,}", f"{row.macs:,}"], logits
 
 
@@ -122,7 +122,7 @@ def test_every_network_that_they_publish_has_its_row():
     for case in cases():
         counted = cost.count(dataclasses.replace(case.spec, resolution=PIXELS))
         expected.append(
-            [case.library, f"`{case.variant}`", f"{case.width:g}", f"{counted.params:,}", f"{counted.macs:,}"]
+            [case.package, f"`{case.variant}`", f"{case.width:g}", f"{counted.params:,}", f"{counted.macs:,}"]
         )
     assert [[row[0].split(" ")[0], *row[1:5]] for row in documented()] == expected
 
@@ -148,7 +148,7 @@ def test_the_table_is_what_is_measured(timm, torchvision, transformers, tmp_path
     for index, case in enumerate(cases()):
         folder = tmp_path / str(index)
         folder.mkdir()
-        rows.append(ROWS[case.library](libraries[case.library], folder, case.variant, case.width))
+        rows.append(ROWS[case.package](libraries[case.package], folder, case.variant, case.width))
         for file in folder.iterdir():
             file.unlink()
     if os.environ.get(REWRITE):
