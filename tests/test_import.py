@@ -331,8 +331,8 @@ def test_files_that_are_something_else(tmp_path, content, said):
     refused(path, said)
 
 
-def test_a_folder_is_no_file(tmp_path):
-    refused(tmp_path, "cannot be read")
+def test_a_folder_without_weights(tmp_path):
+    refused(tmp_path, "is a folder without model.safetensors")
 
 
 def test_one_of_our_own_checkpoints(tmp_path):
@@ -407,7 +407,7 @@ def test_another_architecture(tmp_path):
         "layer1.0.conv1.weight": torch.zeros(64, 64, 3, 3),
         "fc.weight": torch.zeros(1000, 512),
     }
-    message = refused(saved(tmp_path, state), "is no MobileNet under the tensor names of timm")
+    message = refused(saved(tmp_path, state), "is no MobileNet: neither the names nor the order")
     assert "'conv1.weight' with shape (64, 3, 7, 7)" in message and "mobilenet_v2" in message
 
 

@@ -21,7 +21,7 @@ from mobilenets.weights.source import from_ours, shape_there  # noqa: E402
 FAST = [("mobilenet_v1", 0.25), ("mobilenet_v2", 0.35), ("mobilenet_v3_small", 0.75)]
 each_network = pytest.mark.parametrize(
     ("prefix", "alpha"),
-    [case if case in FAST else pytest.param(*case, marks=pytest.mark.slow) for case in reference.NETWORKS],
+    [case if case in FAST else pytest.param(*case, marks=pytest.mark.full) for case in reference.NETWORKS],
 )
 
 

@@ -4,6 +4,7 @@
 ImageNet accuracies. `make test` runs a sample, `make test-all` every file and the table in the docs.
 """
 
+import dataclasses
 import json
 import os
 import re
@@ -16,6 +17,12 @@ pytest.importorskip("torch", reason="torch is not installed: pip install 'mobile
 
 from mobilenets import checkpoint as checkpoints
 from mobilenets import cli
+from mobilenets.checkpoint import Checkpoint
+from mobilenets.folder import scan
+from mobilenets.preprocessing import Preprocessing, for_channels
+from mobilenets.weights import import_file
+from mobilenets.weights.detective import detect
+from mobilenets.weights.source import IMAGENET_MEAN, IMAGENET_STD
 
 WEIGHTS = Path(__file__).parent.parent / "docs" / "weights.md"
 TENSORFLOW = ("--padding", "same", "--mean", "0.5", "--std", "0.5")
@@ -118,21 +125,35 @@ def test_a_file_reaches_its_accuracy(real, data, tmp_path, capsys):
     assert abs(top1 - stated[0]) <= TWO_PICTURES + 1e-9 and abs(top5 - stated[1]) <= TWO_PICTURES + 1e-9
 
 
-_TABLE = re.compile(r"(<!-- table: real -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+def table(name):
+    """A pattern for the table `name` in docs/weights.md."""
+    return re.compile(rf"(<!-- table: {name} -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def cells(name):
+    """The rows of a table in the documents, without its head."""
+    match = table(name).search(WEIGHTS.read_text(encoding="utf-8"))
+    return [line.strip("| ").split(" | ") for line in match[2].splitlines()[2:]]
+
+
+def rewrite(name, lines):
+    text = WEIGHTS.read_text(encoding="utf-8")
+    made = "\n".join(lines)
+    WEIGHTS.write_text(table(name).sub(lambda match: f"{match[1]}{made}\n{match[3]}", text), encoding="utf-8")
 
 
 def documented():
     """File → top-1 and top-5 in the table of docs/weights.md."""
-    match = _TABLE.search(WEIGHTS.read_text(encoding="utf-8"))
-    rows = [line.strip("| ").split(" | ") for line in match[2].splitlines()[2:]]
-    return {row[0].replace("`", ""): [float(part) / 100 for part in row[3].split(" / ")] for row in rows}
+    return {
+        row[0].replace("`", ""): [float(part) / 100 for part in row[3].split(" / ")] for row in cells("real")
+    }
 
 
 @pytest.mark.full
 def test_the_table_in_the_documents(data, tmp_path, capsys):
     """Made anew with MOBILENETS_REWRITE_DOCUMENTS=1; the tests above compare it with what they measure."""
     if not os.environ.get("MOBILENETS_REWRITE_DOCUMENTS"):
-        assert set(documented()) <= {file_name(real) for real in REAL}
+        assert set(documented()) == {file_name(real) for real in REAL}
         return
     lines = ["| file | network | stated, top-1 / top-5 | read by us |", "| --- | --- | --: | --: |"]
     for real in REAL:
@@ -140,6 +161,50 @@ def test_the_table_in_the_documents(data, tmp_path, capsys):
         files = " + ".join(f"`{Path(file).name}`" for file in real.files)
         stated = f"{real.top1} / {real.top5}" if real.top1 else "–"
         lines.append(f"| {files} | `{name}` | {stated} | {100 * top1:.1f} / {100 * top5:.1f} |")
-    text = WEIGHTS.read_text(encoding="utf-8")
-    made = "\n".join(lines)
-    WEIGHTS.write_text(_TABLE.sub(lambda match: f"{match[1]}{made}\n{match[3]}", text), encoding="utf-8")
+    rewrite("real", lines)
+
+
+# --- the detective ------------------------------------------------------------------------------
+
+GOOGLE, IMAGENET = "[-1, 1], RGB", "ImageNet mean and std, RGB"
+WRONG = {
+    GOOGLE: Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    IMAGENET: for_channels(3),
+}
+"""What the detective is told before it starts: never what the file wants."""
+
+
+def wanted(real):
+    return IMAGENET if "tflm" in real.files[0] else GOOGLE
+
+
+def detected(real, data):
+    """What the detective makes of a file that was imported without a word on its conventions."""
+    imported = import_file([data / file for file in real.files], labels="imagenet")
+    checkpoint = imported.checkpoint
+    manifest = dataclasses.replace(checkpoint.manifest, preprocessing=WRONG[wanted(real)])
+    folder = scan(data / "imagenet-500" / "labels.csv", purpose="evaluate")
+    return detect(Checkpoint(manifest, checkpoint.tensors), folder)
+
+
+@pytest.mark.full
+def test_the_detective_is_right_about_all_but_one(data):
+    lines = ["| file | it wants | found | accuracy | the next |", "| --- | --- | --- | --: | --- |"]
+    wrong = []
+    for real in REAL:
+        found = detected(real, data)
+        best, *others = found.aspects[0].rows
+        name = found.aspects[0].chosen.name
+        padding = "symmetric" if wanted(real) == IMAGENET else "same"
+        if (name, found.best.padding) != (wanted(real), padding):
+            wrong.append((file_name(real), name, found.best.padding))
+        files = " + ".join(f"`{Path(file).name}`" for file in real.files)
+        told = f"{name}, {found.best.padding}" + ("" if found.decided else " (tied)")
+        lines.append(
+            f"| {files} | {wanted(real)}, {padding} | {told} | {best.accuracy.value:.1%} | "
+            f"{others[0].name}: {others[0].accuracy.value:.1%} of {others[0].accuracy.n} |"
+        )
+    if os.environ.get("MOBILENETS_REWRITE_DOCUMENTS"):
+        rewrite("detective", lines)
+    assert len(wrong) <= 1, wrong
+    assert len(cells("detective")) == len(REAL)

@@ -17,6 +17,7 @@ from mobilenets.slicing import _in_parts, _indices, narrow_spec, slice_width
 from mobilenets.slicing.groups import Walk, choose
 from mobilenets.slicing.moments import in_full
 from mobilenets.spec import Block, Conv, LayerScale, MultiQueryAttention, Spec, SqueezeExcite
+from mobilenets.weights.tflite import identity_norm
 from spec_strategies import specs as any_spec
 
 FAMILY = {
@@ -424,6 +425,34 @@ def test_training_from_a_wider_checkpoint_slices_it(shapes_folder):
     for name in body:
         measured = name.endswith(("running_mean", "running_var"))
         assert (started[name] == sliced[name]).all() != measured
+
+
+def folded(checkpoint):
+    """`checkpoint` as a file without norms leaves it: the identity with a bias."""
+    tensors = dict(checkpoint.tensors)
+    for name, value in checkpoint.tensors.items():
+        if name.endswith(".norm.running_mean"):
+            path = name.removesuffix("norm.running_mean")
+            tensors |= {path + part: array for part, array in identity_norm(value * 0.1, 1e-3).items()}
+    return dataclasses.replace(checkpoint, tensors=tensors)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2_050", "mobilenet_v2_035"])
+def test_training_gives_statistics_to_folded_norms(shapes_folder, tmp_path, name):
+    """By `train` itself, with and without slicing; the run's first line says so."""
+    pytest.importorskip("torch")
+    from mobilenets import recipe, train
+
+    start = folded(random_checkpoint(FAMILY["v2"]))
+    assert not any(start.tensors[key].any() for key in start.tensors if key.endswith("running_mean"))
+    heard = Heard()
+    short = dataclasses.replace(recipe.preset("finetune"), epochs=1)
+    run = train(shapes_folder, model=name, init=start, recipe=short, out=tmp_path / "run", progress=heard)
+    assert any("folded away: they get statistics" in line for line in heard.lines)
+    assert any("Sliced" in line for line in heard.lines) == (name == "mobilenet_v2_035")
+    assert run.checkpoint.spec.name == name
+    means = [key for key in run.checkpoint.tensors if key.endswith("running_mean")]
+    assert all(run.checkpoint.tensors[key].any() for key in means)
 
 
 def test_training_says_why_a_checkpoint_cannot_be_sliced():

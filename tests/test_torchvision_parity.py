@@ -20,7 +20,7 @@ OTHERS = [(V2, width) for width in (0.35, 0.5, 0.75, 1.3, 1.4)] + [
     (prefix, width) for prefix in (LARGE, SMALL) for width in (0.5, 0.75, 1.25)
 ]
 each_network = pytest.mark.parametrize(
-    ("variant", "width"), [*PUBLISHED, *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS)]
+    ("variant", "width"), [*PUBLISHED, *(pytest.param(*case, marks=pytest.mark.full) for case in OTHERS)]
 )
 
 

@@ -26,7 +26,7 @@ PUBLISHED = [
 FAST = [(V1, 0.25), (V2, 0.35), (V2, 1.0)]
 each_network = pytest.mark.parametrize(
     ("variant", "width"),
-    [case if case in FAST else pytest.param(*case, marks=pytest.mark.slow) for case in PUBLISHED],
+    [case if case in FAST else pytest.param(*case, marks=pytest.mark.full) for case in PUBLISHED],
 )
 CLASSES = 11
 

@@ -1,13 +1,14 @@
 """What a run will do, decided before it starts and stored with it: enough to do it again, or go on."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mobilenets import checkpoint as checkpoints
 from mobilenets import recipe as recipes
@@ -25,11 +26,12 @@ from mobilenets.recipe import Recipe
 from mobilenets.slicing import narrow_spec, slice_width
 from mobilenets.spec import Spec
 from mobilenets.text import printable
+from mobilenets.weights.unfolding import is_folded, unfold_checkpoint
 
 DEFAULT_MODEL = "mobilenet_v3_small_100"
 DEFAULT_RESOLUTION = 160
 _NORM_PICTURES, _NORM_BATCH = 256, 32
-"""On how many training pictures, and in what batches, the batch norms of a sliced network are measured."""
+"""On how many training pictures, and in what batches, norms of sliced or folded networks are measured."""
 
 
 @dataclass(frozen=True)
@@ -182,14 +184,23 @@ def choose_network(model: str | Spec | None, init: Checkpoint | None, resolution
 
 
 def start_network(plan: Plan, init: Checkpoint | None, folder: Folder, progress: Progress) -> MobileNet:
-    """`make_network`, and where that sliced the checkpoint, batch norms measured on training pictures."""
+    """`make_network`, whose batch norms fit what they will see: measured on training pictures where needed.
+
+    Norms that were folded away (TFLite) get statistics, and the network stays the same function; those
+    of a sliced network get new ones.
+    """
+    train = folder.split("train")
+    sliced = init is not None and _is_sliced(plan, init)
+    if init is not None and is_folded(init) and (sliced or not plan.recipe.freeze.norms):
+        progress.say(f"The batch norms of {printable(init.spec.name)} were folded away: they get statistics.")
+        init = unfold_checkpoint(init, _norm_batches(plan, train, progress))
     network = make_network(plan, init, folder.classes)
-    if init is not None and _is_sliced(plan, init):
+    if init is not None and sliced:
         progress.say(
             f"Sliced {printable(init.spec.name)} to {printable(plan.spec.name)}: it starts with the most "
             "important channels."
         )
-        _measure_norms(network, plan, folder.split("train"), progress)
+        reestimate_norms(network, _norm_batches(plan, train, progress))
     return network
 
 
@@ -197,8 +208,8 @@ def _is_sliced(plan: Plan, init: Checkpoint) -> bool:
     return plan.spec.blocks != init.spec.blocks
 
 
-def _measure_norms(network: MobileNet, plan: Plan, train: tuple[Picture, ...], progress: Progress) -> None:
-    """In place, on some of the pictures of all classes, in batches of one size."""
+def _norm_batches(plan: Plan, train: tuple[Picture, ...], progress: Progress) -> Iterator[Tensor]:
+    """Some of the pictures of all classes, in batches of one size."""
     size = min(_NORM_BATCH, len(train))
     order = np.random.default_rng([plan.seed, 2_000_003]).permutation(len(train))
     chosen = [train[i] for i in order[: min(_NORM_PICTURES, len(train) // size * size)]]
@@ -206,7 +217,7 @@ def _measure_norms(network: MobileNet, plan: Plan, train: tuple[Picture, ...], p
         chosen, plan.preprocessing, plan.spec.resolution, torch.device("cpu"), batch_size=size
     )
     tracked = progress.track(feed, len(chosen), "measuring batch norms", size=lambda item: len(item[1]))
-    reestimate_norms(network, (pixels for pixels, _ in tracked))
+    return (pixels for pixels, _ in tracked)
 
 
 def make_network(plan: Plan, init: Checkpoint | None, labels: tuple[str, ...]) -> MobileNet:

@@ -35,7 +35,7 @@ from mobilenets.training.head import train_head
 from mobilenets.training.interrupt import StopRequest, stop_request
 from mobilenets.training.loop import Loop, describe
 from mobilenets.training.optimization import class_weights
-from mobilenets.training.plan import Plan, choose_network, load_init, make_network, make_plan
+from mobilenets.training.plan import Plan, choose_network, load_init, make_network, make_plan, start_network
 from mobilenets.training.run_folder import (
     METRICS_FILE,
     PLAN_FILE,
@@ -110,7 +110,10 @@ def train(
             command=command,
         )
         check_out(out)
-    network = make_network(plan, start, folder.classes)
+    if stored:  # the weights are those of the stored state
+        network = make_network(plan, start, folder.classes)
+    else:
+        network = start_network(plan, start, folder, progress)
     progress.say("Measuring which precision, layout and threads train fastest here …")
     accelerator, speed = open_device(network, plan, device)
     if not stored:

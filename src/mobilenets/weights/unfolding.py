@@ -19,6 +19,13 @@ from mobilenets.layers import Norm
 from mobilenets.network import MobileNet, from_checkpoint, to_tensors
 
 
+def is_folded(checkpoint: Checkpoint) -> bool:
+    """Whether the norms of `checkpoint` are the identity with a bias, as a file without norms leaves them."""
+    tensors = checkpoint.tensors
+    means = [name for name in tensors if name.endswith(".running_mean")]
+    return bool(means) and not any(tensors[name].any() for name in means)
+
+
 class _Moments:
     """Sums over the pixels that enter a norm, per channel and in double precision."""
 
