@@ -275,9 +275,12 @@ def test_importing_values_and_engine_brings_no_torch():
     assert python(f"{program}\n{LOADED}") == "[]"
 
 
-def test_reading_networks_on_the_command_line_brings_no_torch():
-    """`mobilenets summary` answers at once."""
-    run = "from mobilenets.cli import run_command; run_command(['summary', 'mobilenet_v2_100', '--json'])"
+@pytest.mark.parametrize(
+    "arguments", [["summary", "mobilenet_v2_100", "--json"], ["weights", "v3", "--json"]]
+)
+def test_reading_networks_on_the_command_line_brings_no_torch(arguments):
+    """`mobilenets summary` and `mobilenets weights` answer at once."""
+    run = f"from mobilenets.cli import run_command; run_command({arguments!r})"
     loaded = python(f"{run}\n{LOADED}").splitlines()[-1]
     assert "torch" not in loaded and "matplotlib" not in loaded
 

@@ -5,6 +5,7 @@ crashes on is not ours. Where it is not installed the import goes unproven, and 
 """
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,6 @@ from numpy.typing import NDArray
 
 from mobilenets.checkpoint import Checkpoint, Manifest
 from mobilenets.errors import GateFailed
-from mobilenets.evaluation import softmax
 from mobilenets.exporting.golden import generated
 from mobilenets.network import from_checkpoint
 from mobilenets.preprocessing import normalise, prepare
@@ -30,6 +30,8 @@ from mobilenets.weights.source import Found
 
 Kind = Literal["logits", "probabilities", "quantised"]
 
+_LEAST_PROBABILITY = 1e-30
+"""What fp32 still holds with full precision."""
 TIMEOUT = 300
 """Seconds that the other library has; importing it takes most of them."""
 
@@ -76,8 +78,6 @@ def _sentence(answer: Answer, ours: NDArray[np.float32], pictures: int) -> str:
     what, theirs = answer.implementation, answer.values
     if theirs.shape[1] == ours.shape[1] + 1:  # TensorFlow's background, which was left out here
         theirs = theirs[:, 1:]
-        if answer.kind == "probabilities":
-            theirs = theirs / theirs.sum(axis=1, keepdims=True)
     if theirs.shape != ours.shape:
         raise GateFailed(f"{what} gives {theirs.shape[1]} values a picture, this network {ours.shape[1]}.")
     same = int((theirs.argmax(axis=1) == ours.argmax(axis=1)).sum())
@@ -88,8 +88,9 @@ def _sentence(answer: Answer, ours: NDArray[np.float32], pictures: int) -> str:
         )
     if answer.kind == "logits" and np.array_equal(theirs, ours):
         return f"Proven: {what} gives the same logits, to the bit, for {pictures} generated pictures."
-    mine = softmax(ours).astype(np.float32) if answer.kind == "probabilities" else ours
-    result = agreement(theirs, mine)
+    if answer.kind == "probabilities":  # logits up to a constant, whose errors compare with those of logits
+        ours, theirs = _centred(ours), _centred(np.log(np.maximum(theirs, _LEAST_PROBABILITY)))
+    result = agreement(theirs, ours)
     figure = f"max |Δ| {result.max_difference:.2g}, {result.relative:.2g} of their standard deviation"
     if not result.holds:
         raise GateFailed(
@@ -97,6 +98,14 @@ def _sentence(answer: Answer, ours: NDArray[np.float32], pictures: int) -> str:
             remedy="This is a bug in mobilenets, or a file that another version of that library wrote.",
         )
     return f"Proven: {what} gives the same {answer.kind} for {pictures} generated pictures ({figure})."
+
+
+def _centred(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logarithms of the softmax, none below what stands for a probability of 0."""
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=1, keepdims=True)
+    wide -= np.log(np.exp(wide).sum(axis=1, keepdims=True))
+    return np.maximum(wide, math.log(_LEAST_PROBABILITY)).astype(np.float32)
 
 
 def _ask(found: Found, files: Sequence[Path], pixels: NDArray[np.uint8]) -> Answer | str:
