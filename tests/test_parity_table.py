@@ -115,7 +115,6 @@ def documented():
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in inside.splitlines()[2:]]
 
 
-@pytest.mark.full
 def test_every_network_that_they_publish_has_its_row():
     """With the parameters and MACs of our `Spec`, which need no other library."""
     expected = []
@@ -127,7 +126,6 @@ def test_every_network_that_they_publish_has_its_row():
     assert [[row[0].split(" ")[0], *row[1:5]] for row in documented()] == expected
 
 
-@pytest.mark.full
 def test_no_row_is_further_off_than_rounding():
     """PyTorch's libraries to the bit; Keras, whose model runs other operations, within the tolerance."""
     for row in documented():

@@ -593,22 +593,20 @@ CORAL = (
     "coral_mobilenet_v1_1.0_224_quant_head_layers",
 )
 REAL = {
-    ("mobilenet_v1_0.25_224_float",): ("mobilenet_v1_025", 56.6, 79.2, 0.4),
-    CORAL: ("mobilenet_v1_100", 87.6, 98.2, 1.5),
-    ("gw_mobilenet_v1_0_5_224_quant",): ("mobilenet_v1_050", 70.8, 88.4, 1.5),
-    ("gw_mobilenet_v1_0_25_224_quant",): ("mobilenet_v1_025", 55.6, 76.8, 1.5),
-    ("gw_mobilenet_v2_1_0_224_quant",): ("mobilenet_v2_100", 84.6, 96.8, 1.5),
-    ("coral_tf2_mobilenet_v2_1.0_224_ptq",): ("mobilenet_v2_100", 86.0, 97.2, 1.5),
-    ("gw_mobilenet_v2_0_5_224_quant",): ("mobilenet_v2_050", 74.6, 90.4, 1.5),
-    ("mobilenet_v3_small_1.0_224_uint8",): ("mobilenet_v3_small_100", 74.4, 93.0, 1.5),
-    ("gw_mobilenet_v3_large_minimalistic_1_0_224_quant",): (
-        "mobilenet_v3_large_minimalistic_100", 81.8, 95.8, 1.5,
-    ),
-    ("mobilenet_edgetpu_1.0_224_uint8",): ("mobilenet_edgetpu_100", 86.6, 97.6, 1.5),
-    ("tflm_mobilenet_v2_quantized_1x3x224x224",): ("mobilenet_v2_100", None, None, 1.5),
-    ("mediapipe_mobilenet_v3_small_embedder_f32",): ("mobilenet_v3_small_075", None, None, 0.4),
-}  # fmt: skip
-"""Files → the network, top-1 and top-5 of the LiteRT interpreter on the 500 pictures, points of tolerance."""
+    ("mobilenet_v1_0.25_224_float",): "mobilenet_v1_025",
+    CORAL: "mobilenet_v1_100",
+    ("gw_mobilenet_v1_0_5_224_quant",): "mobilenet_v1_050",
+    ("gw_mobilenet_v1_0_25_224_quant",): "mobilenet_v1_025",
+    ("gw_mobilenet_v2_1_0_224_quant",): "mobilenet_v2_100",
+    ("coral_tf2_mobilenet_v2_1.0_224_ptq",): "mobilenet_v2_100",
+    ("gw_mobilenet_v2_0_5_224_quant",): "mobilenet_v2_050",
+    ("mobilenet_v3_small_1.0_224_uint8",): "mobilenet_v3_small_100",
+    ("gw_mobilenet_v3_large_minimalistic_1_0_224_quant",): "mobilenet_v3_large_minimalistic_100",
+    ("mobilenet_edgetpu_1.0_224_uint8",): "mobilenet_edgetpu_100",
+    ("tflm_mobilenet_v2_quantized_1x3x224x224",): "mobilenet_v2_100",
+    ("mediapipe_mobilenet_v3_small_embedder_f32",): "mobilenet_v3_small_075",
+}
+"""Files → the network. What they reach on pictures is in `test_real_weights`."""
 
 
 def real(data, names):
@@ -619,7 +617,7 @@ def real(data, names):
 @pytest.mark.parametrize("names", REAL, ids=lambda names: names[0])
 def test_real_files_are_recognised(data, names):
     found = real(data, names)
-    assert found.spec.name == REAL[names][0]
+    assert found.spec.name == REAL[names]
     assert found.spec.resolution == 224
     from_torchvision = names[0].startswith("tflm")
     assert found.spec.padding == ("symmetric" if from_torchvision else "same")
@@ -630,14 +628,14 @@ def test_real_files_are_recognised(data, names):
     assert found.labels is None or found.labels[0] == "tench, Tinca tinca"
 
 
-def photographs(data, found, n=None):
+def photographs(data, found, n):
     with (data / "imagenet-500" / "labels.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))[:n]
     pixels = []
     for row in rows:
         with Image.open(data / "imagenet-500" / row["path"]) as image:
             pixels.append(prepare(image.convert("RGB"), found.preprocessing, found.spec.resolution))
-    return np.stack(pixels), np.array([int(row["index"]) for row in rows])
+    return np.stack(pixels)
 
 
 @torch.inference_mode()
@@ -650,7 +648,7 @@ def answers(found, pixels):
 @pytest.mark.slow
 def test_a_real_float_file_computes_what_litert_does(data):
     found = real(data, ("mobilenet_v1_0.25_224_float",))
-    pixels, _ = photographs(data, found, 4)
+    pixels = photographs(data, found, 4)
     interpreter = litert(data / "weights-tflite" / "mobilenet_v1_0.25_224_float.tflite")
     # The file ends in a softmax: logits are known up to a constant, here that of the background class.
     theirs = np.log(np.array([run(interpreter, x[None]) for x in normalise(pixels, found.preprocessing)]))[
@@ -664,23 +662,10 @@ def test_a_real_float_file_computes_what_litert_does(data):
 @pytest.mark.slow
 def test_the_real_embedder_computes_what_litert_does(data):
     found = real(data, ("mediapipe_mobilenet_v3_small_embedder_f32",))
-    pixels, _ = photographs(data, found, 4)
+    pixels = photographs(data, found, 4)
     interpreter = litert(data / "weights-tflite" / "mediapipe_mobilenet_v3_small_embedder_f32.tflite")
     theirs = np.array([run(interpreter, x[None] / 255) for x in pixels])
     assert np.abs(theirs - answers(found, pixels)).max() <= LOGITS_RELATIVE * theirs.std()
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(
-    "names", [names for names in REAL if REAL[names][1] is not None], ids=lambda names: names[0]
-)
-def test_real_files_reach_their_accuracy(data, names):
-    _, top1, top5, points = REAL[names]
-    found = real(data, names)
-    pixels, truth = photographs(data, found)
-    best = np.argsort(-answers(found, pixels), axis=1)
-    assert abs(100 * float((best[:, 0] == truth).mean()) - top1) <= points
-    assert abs(100 * float((best[:, :5] == truth[:, None]).any(1).mean()) - top5) <= points
 
 
 # --- unfolding ----------------------------------------------------------------------------------
