@@ -68,10 +68,9 @@ def prove(imported: Imported) -> str:
 
 
 def _pictures(found: Found) -> list[NDArray[np.uint8]]:
-    wanted = ("discs", "noise", "gradient")
     made = generated(found.spec.resolution)
-    chosen = [image for name, image in made.items() if name.split(".")[0] in wanted] or list(made.values())
-    return [prepare(image, found.preprocessing, found.spec.resolution) for image in chosen[:3]]
+    chosen = [made[name] for name in ("gradient", "noise", "discs-wide")]
+    return [prepare(image, found.preprocessing, found.spec.resolution) for image in chosen]
 
 
 def _sentence(answer: Answer, ours: NDArray[np.float32], pictures: int) -> str:

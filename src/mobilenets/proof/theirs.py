@@ -21,9 +21,10 @@ from mobilenets.errors import UnknownName
 from mobilenets.exporting.keras_weights import BUILDERS
 from mobilenets.exporting.state_dict import TIMM_NAMES
 from mobilenets.preprocessing import Preprocessing, normalise
-from mobilenets.weights import pytorch_file
+from mobilenets.weights import pytorch_file, tflite
 from mobilenets.weights.keras import EPSILON
 from mobilenets.weights.source import Found
+from mobilenets.weights.tflite.trace import trace
 
 Request = Mapping[str, Any]
 
@@ -176,7 +177,10 @@ def _tflite(asked: Request, pixels: NDArray[np.uint8]) -> Reply:
     from ai_edge_litert.interpreter import Interpreter
 
     values, quantised = [], False
-    for picture, seen in zip(pixels, _seen(asked, pixels), strict=True):
+    # The file may normalise by operators of its own, which come before what the network sees.
+    traced = trace([tflite.read(file) for file in asked["files"]])
+    taken_in = ((_seen(asked, pixels) - traced.offset) / traced.factor).astype(np.float32)
+    for picture, seen in zip(pixels, taken_in, strict=True):
         tensor: NDArray[Any] = seen[None]
         for index, file in enumerate(asked["files"]):
             interpreter = Interpreter(model_path=file)

@@ -191,7 +191,8 @@ def start_network(plan: Plan, init: Checkpoint | None, folder: Folder, progress:
     """
     train = folder.split("train")
     sliced = init is not None and _is_sliced(plan, init)
-    if init is not None and is_folded(init) and (sliced or not plan.recipe.freeze.norms):
+    norms_move = plan.epochs > 0 and not plan.recipe.freeze.norms
+    if init is not None and is_folded(init) and (sliced or norms_move):
         progress.say(f"The batch norms of {printable(init.spec.name)} were folded away: they get statistics.")
         init = unfold_checkpoint(init, _norm_batches(plan, train, progress))
     network = make_network(plan, init, folder.classes)

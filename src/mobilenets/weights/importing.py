@@ -77,7 +77,7 @@ def import_file(
             *spec_notes,
             *preprocessing_notes,
             *label_notes,
-            f"Licence of the weights: {printable(licence) if licence else 'unstated (--licence says it)'}.",
+            _licence_note(licence, found),
         )
         manifest = Manifest(
             spec=spec,
@@ -92,7 +92,7 @@ def import_file(
                 **({"published": published.name, "url": published.url} if published else {}),
                 "decisions": list(decisions),
             },
-            licence=licence or "unstated",
+            licence=licence or found.licence or "unstated",
         )
         return Imported(Checkpoint(manifest, found.tensors), decisions, found, paths)
     except MobilenetsError as error:
@@ -202,6 +202,14 @@ def _per_channel(field: str, value: float | Sequence[float], channels: int) -> t
             f"{field} has {len(values)} values; give one, or one for each of {channels} channels."
         )
     return values if len(values) == channels else values * channels
+
+
+def _licence_note(licence: str | None, found: Found) -> str:
+    if licence:
+        return f"Licence of the weights: {printable(licence)}."
+    if found.licence:
+        return f"Licence of the weights: {printable(found.licence)}, as the file says (--licence changes it)."
+    return "Licence of the weights: unstated (--licence says it)."
 
 
 def _labels(found: Found, labels: str | Path | None) -> tuple[tuple[str, ...], list[str]]:

@@ -141,6 +141,8 @@ class Found:
     """Labels that the file itself carries, one per class."""
     preprocessing_is_known: bool = False
     """Whether the file itself says the preprocessing, so that nothing of it was assumed."""
+    licence: str | None = None
+    """What the file itself says of its licence, on one line."""
 
 
 def without_background(spec: Spec, tensors: Tensors) -> tuple[Spec, Tensors]:

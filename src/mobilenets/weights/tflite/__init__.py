@@ -5,6 +5,7 @@ the file is executed.
 """
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -74,9 +75,10 @@ def _found(graphs: Sequence[Graph], traced: Trace) -> Found:
         spec=spec,
         tensors=tensors,
         preprocessing=decision.preprocessing,
-        notes=(*notes, *label_notes, *_metadata_notes(graphs)),
+        notes=(*notes, *label_notes),
         labels=labels,
         preprocessing_is_known=decision.known,
+        licence=_licence(graphs),
     )
 
 
@@ -271,8 +273,8 @@ def _labels(labels: tuple[str, ...] | None, classes: int) -> tuple[tuple[str, ..
     return unique, [f"Labels: those in the file. It has {listed} more than once; the class number was added."]
 
 
-def _metadata_notes(graphs: Sequence[Graph]) -> Iterator[str]:
-    for graph in graphs:
-        if graph.metadata.licence:
-            text = " ".join(printable(graph.metadata.licence).split())
-            yield f"{printable(graph.path.name)} states its licence: {text[:120]}"
+def _licence(graphs: Sequence[Graph]) -> str | None:
+    """What the metadata of the files say, each text once; Apache's title in the short form of SPDX."""
+    said = [" ".join(printable(graph.metadata.licence).split())[:120] for graph in graphs]
+    short = ["Apache-2.0" if re.match(r"Apache License\W+Version 2\.0", text) else text for text in said]
+    return "; ".join(dict.fromkeys(text for text in short if text)) or None
