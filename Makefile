@@ -16,7 +16,7 @@ INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --editable
 # One thread for each of the workers: two workers of two threads take half as long again on two cores.
 # And glibc keeps the memory that torch frees, instead of asking the kernel for it at every step.
 PYTEST := OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824 \
-	$(BIN)/python -m pytest --durations=40 --numprocesses $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 SOURCES := src tests .ci
 
 # What is installed is said by two empty files, newer than what asks for it: the second run is fast.
