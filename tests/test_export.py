@@ -315,7 +315,7 @@ def test_a_small_network_exports_and_agrees(build, opset, tmp_path):
     check_family(build, opset, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(("build", "opset"), LARGE_FAMILY)
 def test_every_family_exports_and_agrees(build, opset, tmp_path):
     check_family(build, opset, tmp_path)

@@ -86,6 +86,7 @@ def test_timm_loads_it_and_computes_the_same(timm, tmp_path, monkeypatch, case):
     assert dense == any("last bits" in note for note in written.notes)
 
 
+@pytest.mark.full
 def test_every_name_that_timm_is_told_builds_there(timm):
     """And has the tensors of our network of that name."""
     for ours, theirs in state_dict.TIMM_NAMES.items():

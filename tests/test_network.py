@@ -36,11 +36,11 @@ each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 a_spec_or_slowly_all = pytest.mark.parametrize(
     "spec",
     [
-        pytest.param(spec, marks=() if key == "v3" else pytest.mark.slow, id=key)
+        pytest.param(spec, marks=() if key == "v3" else pytest.mark.full, id=key)
         for key, spec in SPECS.items()
     ],
 )
-"""For what takes torch seconds to trace: one network, and the others among the slow tests."""
+"""For what takes torch seconds to trace: one network, and the others in the whole matrix."""
 
 
 def pictures(n=2, side=64, channels=3, seed=0):
@@ -400,16 +400,10 @@ def test_a_compiled_network_trains_like_the_plain_one():
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler; there is no g++")
-@pytest.mark.parametrize(
-    "spec",
-    [
-        pytest.param(spec, marks=() if key == "v3" else pytest.mark.full, id=key)
-        for key, spec in SPECS.items()
-    ],
-)
+@each_spec
 def test_compiles_with_inductor(spec):
     torch._dynamo.reset()
     network = trained(spec)
@@ -419,7 +413,7 @@ def test_compiles_with_inductor(spec):
 
 
 @a_spec_or_slowly_all
-@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_exports_with_a_dynamic_batch(spec, strict):
     network = trained(spec)
     batch = torch.export.Dim("batch", min=1, max=64)

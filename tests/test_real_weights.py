@@ -76,7 +76,6 @@ REAL = [
     tflite("mobilenet_edgetpu_100", ["mobilenet_edgetpu_1.0_224_uint8"], 86.6, 97.6),
 ]
 SAMPLE = (
-    "tf_mobilenetv3_small_100.pt",
     "mobilenet_v1_0.25_224_float.tflite",
     "mobilenet_v3_small_1.0_224_uint8.tflite",
 )

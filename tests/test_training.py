@@ -118,7 +118,7 @@ class StopAt(Silent):
 
 STEPS = 11
 """Per epoch: 84 pictures in batches of 8."""
-slowly = pytest.mark.slow
+slowly, in_full = pytest.mark.slow, pytest.mark.full
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ slowly = pytest.mark.slow
         ("epoch 2/", 3, {"layout": "channels_last"}),
         ("epoch 1/", STEPS - 1, {}),
         ("features", 0, {"freeze": Freeze(head_epochs=3, unfreeze_blocks=4)}),
-        pytest.param("epoch 1/", 0, {}, marks=slowly),
+        pytest.param("epoch 1/", 0, {}, marks=in_full),
         pytest.param("epoch 3/", 1, {"optimizer": "rmsprop", "layout": "channels_last"}, marks=slowly),
-        pytest.param("validating", 0, {}, marks=slowly),
+        pytest.param("validating", 0, {}, marks=in_full),
         pytest.param("epoch 2/", 1, {"freeze": Freeze(head_epochs=3)}, marks=slowly),
     ],
 )
