@@ -437,9 +437,10 @@ def folded(checkpoint):
     return dataclasses.replace(checkpoint, tensors=tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet_v2_050", "mobilenet_v2_035"])
 def test_training_gives_statistics_to_folded_norms(shapes_folder, tmp_path, name):
-    """By `train` itself, with and without slicing; the run's first line says so."""
+    """By `train` itself, with and without slicing, and it says so."""
     pytest.importorskip("torch")
     from mobilenets import recipe, train
 

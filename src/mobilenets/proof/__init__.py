@@ -5,7 +5,6 @@ crashes on is not ours. Where it is not installed the import goes unproven, and 
 """
 
 import json
-import math
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from mobilenets.checkpoint import Checkpoint, Manifest
 from mobilenets.errors import GateFailed
+from mobilenets.evaluation import softmax
 from mobilenets.exporting.golden import generated
 from mobilenets.network import from_checkpoint
 from mobilenets.preprocessing import normalise, prepare
@@ -87,24 +87,19 @@ def _sentence(answer: Answer, ours: NDArray[np.float32], pictures: int) -> str:
         )
     if answer.kind == "logits" and np.array_equal(theirs, ours):
         return f"Proven: {what} gives the same logits, to the bit, for {pictures} generated pictures."
-    if answer.kind == "probabilities":  # logits up to a constant, whose errors compare with those of logits
-        ours, theirs = _centred(ours), _centred(np.log(np.maximum(theirs, _LEAST_PROBABILITY)))
+    of = ""
+    if answer.kind == "probabilities":  # their logarithms are logits up to a constant, and as exact
+        theirs = theirs / theirs.sum(axis=1, keepdims=True)
+        ours, theirs = (np.log(np.maximum(p, _LEAST_PROBABILITY)) for p in (softmax(ours), theirs))
+        of = " of the logarithms"
     result = agreement(theirs, ours)
-    figure = f"max |Δ| {result.max_difference:.2g}, {result.relative:.2g} of their standard deviation"
+    figure = f"max |Δ|{of} {result.max_difference:.2g}, {result.relative:.2g} of their standard deviation"
     if not result.holds:
         raise GateFailed(
             f"{what} gives other {answer.kind} for the same weights ({figure}); nothing was written.",
             remedy="This is a bug in mobilenets, or a file that another version of that library wrote.",
         )
     return f"Proven: {what} gives the same {answer.kind} for {pictures} generated pictures ({figure})."
-
-
-def _centred(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logarithms of the softmax, none below what stands for a probability of 0."""
-    wide = logits.astype(np.float64)
-    wide -= wide.max(axis=1, keepdims=True)
-    wide -= np.log(np.exp(wide).sum(axis=1, keepdims=True))
-    return np.maximum(wide, math.log(_LEAST_PROBABILITY)).astype(np.float32)
 
 
 def _ask(found: Found, files: Sequence[Path], pixels: NDArray[np.uint8]) -> Answer | str:

@@ -186,8 +186,6 @@ def _tflite(asked: Request, pixels: NDArray[np.uint8]) -> Reply:
             interpreter = Interpreter(model_path=file)
             interpreter.allocate_tensors()
             taken, given = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-            if index == 0 and taken["shape"][-1] != seen.shape[-1]:
-                tensor = tensor.transpose(0, 3, 1, 2)
             scale, zero = taken["quantization"]
             if scale:
                 quantised = True
@@ -196,6 +194,8 @@ def _tflite(asked: Request, pixels: NDArray[np.uint8]) -> Reply:
                 tensor = np.clip(rounded, limits.min, limits.max).astype(taken["dtype"])
                 if index == 0 and taken["dtype"] == np.uint8:
                     tensor = picture[None]
+            if index == 0 and taken["shape"][-1] != seen.shape[-1]:
+                tensor = tensor.transpose(0, 3, 1, 2)
             interpreter.set_tensor(taken["index"], tensor.reshape(taken["shape"]))
             interpreter.invoke()
             tensor = interpreter.get_tensor(given["index"])
