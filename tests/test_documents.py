@@ -20,7 +20,7 @@ from PIL import Image
 import family_tables
 import mobilenets
 import test_cost
-from mobilenets import cli, zoo
+from mobilenets import cli, recipe, zoo
 from mobilenets.checkpoint import Manifest
 from mobilenets.errors import SpecError
 from mobilenets.preprocessing import for_channels
@@ -280,6 +280,7 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     (example,) = fenced(README, "python")
     write_pictures(tmp_path / "pictures")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(recipe.PRESETS, "digits", replace(recipe.preset("digits"), epochs=1))
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(example, "README.md", "exec"), {})

@@ -241,6 +241,7 @@ def test_the_numbers_of_the_examples_stand_on_it(text):
         assert number in text
 
 
+@pytest.mark.full
 def test_the_same_bytes_from_another_process(text, tmp_path):
     """And by the command line; an existing page is not written over."""
     run = [sys.executable, "-m", "mobilenets", "explain", "-o", "page.html"]

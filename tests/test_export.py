@@ -282,9 +282,9 @@ def test_converting_is_silent_changes_nothing_and_gives_the_same_file(bundle, ch
 
 SMALL_FAMILY = [
     pytest.param(lambda: zoo.v3_small(classes=10, resolution=64), 18, id="v3-small"),
-    pytest.param(lambda: zoo.v2(width=0.35, classes=3, channels=1, resolution=32), 18, id="v2-grey"),
 ]
 LARGE_FAMILY = [
+    pytest.param(lambda: zoo.v2(width=0.35, classes=3, channels=1, resolution=32), 18, id="v2-grey"),
     pytest.param(lambda: zoo.v1(width=0.25, classes=10, resolution=96), 18, id="v1"),
     pytest.param(lambda: zoo.v1(width=0.25, full=True, classes=10, resolution=64), 18, id="v1-full"),
     pytest.param(
@@ -321,7 +321,7 @@ def test_every_family_exports_and_agrees(build, opset, tmp_path):
     check_family(build, opset, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_real_weights_export_and_agree_on_real_pictures(data, tmp_path):
     from mobilenets.weights import import_file
 

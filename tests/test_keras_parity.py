@@ -118,7 +118,10 @@ def transfer_models(keras, base, preprocessed):
     yield keras.Model(base.input, layers.Dense(3, activation="softmax", name="mine")(features))
 
 
-@pytest.mark.parametrize(("prefix", "alpha"), [("mobilenet_v1", 0.25), ("mobilenet_v3_small", 0.75)])
+@pytest.mark.parametrize(
+    ("prefix", "alpha"),
+    [("mobilenet_v1", 0.25), pytest.param("mobilenet_v3_small", 0.75, marks=pytest.mark.full)],
+)
 @pytest.mark.parametrize("form", [*reference.FORMS, "without names"])
 def test_a_base_under_the_users_own_classifier(keras, tmp_path, prefix, alpha, form):
     network = reference.randomised(reference.spec_of(prefix, alpha, resolution=64))

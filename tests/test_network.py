@@ -70,7 +70,7 @@ def test_tensors_are_those_of_the_spec_in_order(name):
     assert list(stored_tensors(network).items()) == list(tensor_shapes(spec).items())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(specs())
 def test_any_legal_spec_builds_runs_and_agrees(spec):
     network = build(spec).eval()
@@ -382,7 +382,7 @@ def test_compiles_without_a_graph_break(spec):
         torch.testing.assert_close(compiled(pictures()), network(pictures()))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_compiled_network_trains_like_the_plain_one():
     torch._dynamo.reset()
     network = build(SMALL)

@@ -73,7 +73,7 @@ def test_timm_gives_the_same_to_the_bit(declared, tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_torchvision_gives_the_same_to_the_bit(declared, tmp_path):
     spec = zoo.v3_small(0.75, rule="torchvision", classes=5, resolution=64)
     path = tmp_path / "model.pth"
@@ -82,7 +82,7 @@ def test_torchvision_gives_the_same_to_the_bit(declared, tmp_path):
     assert "torchvision 0." in said and "to the bit" in said
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_keras_gives_the_same_logits(python_path, tmp_path):
     keras_reference.load_keras()
     spec = keras_reference.spec_of("mobilenet_v1", 0.25, classes=5, resolution=64)
@@ -124,7 +124,11 @@ def test_a_library_that_fails_is_quoted(python_path, tmp_path):
     ("forward", "said"),
     [
         ("return torch.randn(len(x), 5)", "gives other logits for the same weights"),
-        ("return torch.randn(len(x), 7)", "gives 7 values a picture, this network 5"),
+        pytest.param(
+            "return torch.randn(len(x), 7)",
+            "gives 7 values a picture, this network 5",
+            marks=pytest.mark.full,
+        ),
     ],
 )
 def test_a_difference_stops_the_import_and_nothing_is_written(python_path, tmp_path, capsys, forward, said):

@@ -416,7 +416,7 @@ def test_without_test_pictures_or_epochs(tmp_path):
     assert "0 test pictures" not in page.text
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_five_hundred_classes(tmp_path):
     names = [f"species {i}" for i in range(500)]
     problems = [Problem(f"{'x' * 200}{i}.jpg", f"kind {i % 20}", "y" * 300, used=False) for i in range(5000)]

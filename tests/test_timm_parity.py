@@ -17,7 +17,7 @@ from mobilenets.network import build, from_checkpoint, reestimate_norms, to_tens
 from mobilenets.weights import import_file  # noqa: E402
 from mobilenets.weights.timm import timm_names  # noqa: E402
 
-slow = pytest.mark.slow
+slow, full = pytest.mark.slow, pytest.mark.full
 # timm's name → the family function, and the width it takes.
 FAST = {
     "mobilenetv1_100": (zoo.v1, 1.0),
@@ -50,7 +50,13 @@ SLOW = {
     "mobilenetv4_hybrid_large_075": (zoo.v4_hybrid_large, 0.75),
 }
 NETWORKS = FAST | SLOW
-each_network = pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=slow) for name in SLOW)])
+each_network = pytest.mark.parametrize(
+    "name",
+    [
+        *FAST,
+        *(pytest.param(name, marks=full if "large" in name or "_v2_l" in name else slow) for name in SLOW),
+    ],
+)
 
 
 def randomised(spec):
