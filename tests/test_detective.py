@@ -196,6 +196,18 @@ def test_a_model_that_knows_nothing_decides_nothing(coloured, capsys):
     assert "Under no convention does the model do better than chance (14%)" in capsys.readouterr().err
 
 
+def test_what_was_not_found_out_is_not_written(coloured):
+    """Labels in another order do so: the best convention is then the one with the flattest guesses."""
+    checkpoint = nearest_colour(SCALINGS["[-1, 1]"], order="BGR")
+    found = dataclasses.replace(detect(checkpoint, coloured), chance=1.0)
+    assert not found.better_than_chance
+    kept = found.with_preprocessing(checkpoint)
+    assert kept.manifest.preprocessing == IMAGENET
+    assert kept.spec == checkpoint.spec
+    assert kept.tensors is checkpoint.tensors
+    assert kept.manifest.provenance["detected"]
+
+
 def test_the_tables_have_every_row_and_the_verdict(coloured, capsys):
     found = detect(nearest_colour(SCALINGS["[-1, 1]"], order="BGR"), coloured)
     show_detection(found)
@@ -259,7 +271,7 @@ def test_the_sign_test_is_exact():
     assert sign_test(3, 3) == 1.0
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_googles_weights_want_what_their_source_says(data):
     """Scaled to [-1, 1], RGB; imported as if they were timm's. `test_real_weights` tries every file."""
     from mobilenets.weights import import_file

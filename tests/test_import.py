@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import json
 import pickle
 from functools import cache
 from pathlib import Path
@@ -112,6 +113,36 @@ def test_averaged_weights_come_before_the_raw_ones(tmp_path):
     imported = import_file(saved(tmp_path, {"state_dict": raw, "state_dict_ema": averaged}))
     assert imported.checkpoint.tensors["classifier.weight"].any()
     assert any("'state_dict_ema'" in s and "'state_dict' left aside" in s for s in imported.decisions)
+
+
+def test_torchs_averaged_model_comes_in(tmp_path):
+    averaged = {f"module.{name}": tensor for name, tensor in timm_state().items()}
+    stored = {"model": timm_state(), "model_ema": {"n_averaged": torch.tensor(7), **averaged}}
+    imported = import_file(saved(tmp_path, stored))
+    assert any("'model_ema'" in sentence for sentence in imported.decisions)
+
+
+def test_one_logit_becomes_two_classes(tmp_path):
+    """Their softmax is its sigmoid; for the proof it stays one."""
+    spec = dataclasses.replace(SPEC, classes=1)
+    imported = import_file(saved(tmp_path, timm_state(spec)))
+    bias = imported.checkpoint.tensors["classifier.bias"]
+    assert imported.checkpoint.manifest.labels == ("class_0", "class_1")
+    assert bias[0] == 0 and bias[1] == imported.found.tensors["classifier.bias"][0]
+    assert imported.found.spec.classes == 1
+    assert any("its sigmoid" in sentence for sentence in imported.decisions)
+
+
+def test_a_config_of_another_model_is_no_help(tmp_path):
+    path = saved(tmp_path, timm_state())
+    config = tmp_path / "config.json"
+    for wrong in (
+        {"architecture": "tf_efficientnet_b0"},
+        {"architecture": "mobilenetv2_035", "num_classes": 9},
+    ):
+        config.write_text(json.dumps({"pretrained_cfg": {"input_size": [3, 600, 600]}, **wrong}))
+        with pytest.raises(CheckpointError, match=r"config\.json.*tensors"):
+            import_file(path)
 
 
 def test_safetensors_and_old_pickles_come_in_too(tmp_path):
@@ -227,6 +258,16 @@ def test_a_label_file_that_does_not_fit(tmp_path, text):
 # --- files that are refused ------------------------------------------------------------------
 
 
+def test_a_label_file_with_a_mark_and_one_with_a_double(tmp_path):
+    path = saved(tmp_path, timm_state())
+    labels = tmp_path / "labels.txt"
+    labels.write_text("cat\ndog\ncow\nhen\n", encoding="utf-8-sig")
+    assert import_file(path, labels=labels).checkpoint.manifest.labels[0] == "cat"
+    labels.write_text("cat\ncrane\ncow\ncrane\n")
+    with pytest.raises(LabelsError, match=r"labels\.txt: lines 2 and 4 are both 'crane'"):
+        import_file(path, labels=labels)
+
+
 def refused(path, said, error=CheckpointError):
     with pytest.raises(error) as caught:
         import_file(path)
@@ -319,6 +360,14 @@ def test_damaged_pickles_end_in_words(tmp_path):
 )
 def test_files_that_hold_something_else(tmp_path, value, said):
     refused(saved(tmp_path, value), said)
+
+
+def test_a_dict_in_itself_and_a_number_repeated_for_ever(tmp_path):
+    """Files of a few bytes that would take all time, or all memory."""
+    endless = {}
+    endless["model"] = endless
+    refused(saved(tmp_path, endless), "is a dict, not a tensor")
+    refused(saved(tmp_path, {"a": torch.zeros(1).expand(1 << 14, 1 << 14)}), "more than 134,217,728 numbers")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from mobilenets.errors import CheckpointError, InputError, MissingExtra
 from mobilenets.spec import tensor_shapes
-from mobilenets.weights import keras_config, keras_file
+from mobilenets.weights import import_file, keras_config, keras_file
 from mobilenets.weights.keras import KERAS, layer_kinds
 from mobilenets.zoo import ZOO
 
@@ -124,9 +124,12 @@ def test_one_output_becomes_two_classes(tmp_path):
     spec = spec_of(classes=1)
     tensors = random_tensors(spec)
     result = found(write_keras_2(tmp_path / "x.h5", layers_of(spec, tensors), layer_kinds(spec)))
-    assert result.spec.classes == 2 and not result.tensors["classifier.weight"][0].any()
-    np.testing.assert_array_equal(result.tensors["classifier.weight"][1], tensors["classifier.weight"][0])
-    assert any("one output became two classes" in note for note in result.notes)
+    assert result.spec.classes == 1
+    imported = import_file(tmp_path / "x.h5")
+    made = imported.checkpoint.tensors["classifier.weight"]
+    assert made.shape[0] == 2 and not made[0].any()
+    np.testing.assert_array_equal(made[1], tensors["classifier.weight"][0])
+    assert any("one output became two classes" in decision for decision in imported.decisions)
 
 
 def test_a_classifier_without_bias(tmp_path):
@@ -553,6 +556,16 @@ def test_what_cannot_be_read_is_told():
     assert said.affine is None
     assert "'mine\\x1b' (Lambda)" in said.notes[0] and "nothing in a file is run" in said.notes[0]
     assert "'r' (Resizing) was left out" in said.notes[1]
+
+
+@pytest.mark.parametrize("kind", ["Subtract", "TrueDivide"])
+def test_a_number_that_comes_first_is_not_read_as_if_it_came_second(kind):
+    """255 - x is not x - 255."""
+    turned = arithmetic(kind, 255.0)
+    turned["inbound_nodes"][0]["args"].reverse()
+    said = described(turned, CONV)
+    assert said.affine is None
+    assert "nothing in a file is run" in said.notes[0]
 
 
 def test_scales_for_each_channel_are_refused():

@@ -305,6 +305,15 @@ def test_a_width_follows_the_rule_that_made_the_network():
     assert slice_width(wide, 0.5).spec.head == zoo.v3_small(0.5, rule="torchvision").head
 
 
+def test_a_head_that_is_run_as_a_dense_layer_stays_one():
+    """As torchvision's imports are."""
+    spec = zoo.v3_small(0.75, rule="torchvision", classes=2, resolution=32)
+    dense = tuple(dataclasses.replace(conv, dense=True) for conv in spec.head)
+    wide = random_checkpoint(dataclasses.replace(spec, head=dense))
+    for narrow in (slice_width(wide, 0.5), slice_width(wide, zoo.v3_small(0.5, rule="torchvision"))):
+        assert [conv.dense for conv in narrow.spec.head] == [True]
+
+
 @pytest.mark.parametrize(
     ("network", "message"),
     [
@@ -438,7 +447,9 @@ def folded(checkpoint):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilenet_v2_050", "mobilenet_v2_035"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("mobilenet_v2_050", marks=pytest.mark.full), "mobilenet_v2_035"]
+)
 def test_training_gives_statistics_to_folded_norms(shapes_folder, tmp_path, name):
     """By `train` itself, with and without slicing, and it says so."""
     pytest.importorskip("torch")

@@ -191,7 +191,7 @@ def _read(path: Path) -> Checkpoint:
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"its manifest is not valid JSON ({error}).") from error
 
 

@@ -5,7 +5,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -114,9 +115,30 @@ def read_json(path: Path) -> Any:
         raise InputError(
             f"is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}.", file=path
         ) from error
+    except (RecursionError, ValueError) as error:  # nested too deeply, a number of thousands of digits
+        raise InputError(f"is no JSON that can be read ({error}).", file=path) from error
 
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def caches(*, platform: str = sys.platform, environment: Mapping[str, str] = os.environ) -> Path:
+    """The folder of everything that can be fetched or made again; it need not exist yet.
+
+    `$MOBILENETS_CACHE`, else `mobilenets` in the platform's place for caches: `$XDG_CACHE_HOME` or
+    `~/.cache`, `~/Library/Caches` on macOS, `%LOCALAPPDATA%` on Windows.
+    """
+    if named := environment.get("MOBILENETS_CACHE"):
+        return Path(named).expanduser()
+    if platform == "win32":
+        local = environment.get("LOCALAPPDATA")
+        place = Path(local) if local else Path.home() / "AppData" / "Local"
+    elif platform == "darwin":
+        place = Path.home() / "Library" / "Caches"
+    else:  # XDG Base Directory Specification: a relative path there is to be ignored
+        xdg = environment.get("XDG_CACHE_HOME", "")
+        place = Path(xdg) if xdg.startswith("/") else Path.home() / ".cache"
+    return place / "mobilenets"

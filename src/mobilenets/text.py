@@ -1,5 +1,6 @@
 """Names of files and labels, made safe for the place where they land."""
 
+import re
 import shlex
 import unicodedata
 from collections.abc import Sequence
@@ -29,6 +30,11 @@ def spreadsheet_cell(text: str) -> str:
     a cell would begin a formula (OWASP, *CSV injection*).
     """
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def file_name(text: str) -> str:
+    """`text` as a file's name on any system: whatever else it is, it names no folder."""
+    return re.sub(r"[^\w.+-]", "_", text)
 
 
 def count(n: int, noun: str, plural: str | None = None) -> str:

@@ -113,7 +113,7 @@ def _ask(found: Found, files: Sequence[Path], pixels: NDArray[np.uint8]) -> Answ
         np.save(work / "pixels.npy", pixels)
         request = theirs.request(found, files)
         (work / "request.json").write_text(json.dumps(request), encoding="utf-8")
-        command = [sys.executable, "-m", "mobilenets.proof.theirs", str(work)]
+        command = [sys.executable, "-P", "-m", "mobilenets.proof.theirs", str(work)]
         try:
             run = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False)  # noqa: S603
         except subprocess.TimeoutExpired:

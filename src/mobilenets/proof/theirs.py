@@ -179,6 +179,10 @@ def _tflite(asked: Request, pixels: NDArray[np.uint8]) -> Reply:
     values, quantised = [], False
     # The file may normalise by operators of its own, which come before what the network sees.
     traced = trace([tflite.read(file) for file in asked["files"]])
+    if others := [name for name in traced.left_out if not name.startswith("SOFTMAX")]:
+        raise NotComparable(f"its file ends with {others[0]}, which was left out here.")
+    if not traced.pooled:
+        raise NotComparable("its file ends before the global average pooling, which was added here.")
     taken_in = ((_seen(asked, pixels) - traced.offset) / traced.factor).astype(np.float32)
     for picture, seen in zip(pixels, taken_in, strict=True):
         tensor: NDArray[Any] = seen[None]

@@ -72,10 +72,19 @@ def slice_width(
 def narrow_spec(wide: Spec, network: Spec) -> Spec:
     """`network` as `slice_width` makes it of weights of `wide`: their channels, classes, padding, epsilon.
 
+    A head is run as `wide`'s is, as a convolution or as a dense layer.
+
     Raises `SpecError`, naming the op, where it is wider anywhere or built differently.
     """
+    alike = len(network.head) == len(wide.head)
     narrow = dataclasses.replace(
         network,
+        head=tuple(
+            dataclasses.replace(ours, dense=theirs.dense)
+            for ours, theirs in zip(network.head, wide.head, strict=True)
+        )
+        if alike
+        else network.head,
         classes=wide.classes,
         channels=wide.channels,
         padding=wide.padding,
@@ -97,7 +106,8 @@ def _at_width(wide: Spec, width: float) -> Spec:
     build = zoo.ZOO[prefix].build
     for rule in get_args(zoo.Rule):
         made = build(own, rule=rule)
-        if (made.blocks, made.head) == (wide.blocks, wide.head):
+        heads = tuple(dataclasses.replace(conv, dense=False) for conv in wide.head)
+        if (made.blocks, made.head) == (wide.blocks, heads):
             return dataclasses.replace(
                 build(width, rule=rule), resolution=wide.resolution, dropout=wide.dropout
             )

@@ -25,22 +25,8 @@ WAIT_S = 0.2
 
 
 def folder(*, platform: str = sys.platform, environment: Mapping[str, str] = os.environ) -> Path:
-    """The folder of downloaded weights; it need not exist yet.
-
-    `$MOBILENETS_CACHE/weights`, else `mobilenets/weights` in the platform's place for caches:
-    `$XDG_CACHE_HOME` or `~/.cache`, `~/Library/Caches` on macOS, `%LOCALAPPDATA%` on Windows.
-    """
-    if named := environment.get("MOBILENETS_CACHE"):
-        return Path(named).expanduser() / "weights"
-    if platform == "win32":
-        local = environment.get("LOCALAPPDATA")
-        caches = Path(local) if local else Path.home() / "AppData" / "Local"
-    elif platform == "darwin":
-        caches = Path.home() / "Library" / "Caches"
-    else:  # XDG Base Directory Specification: a relative path there is to be ignored
-        xdg = environment.get("XDG_CACHE_HOME", "")
-        caches = Path(xdg) if xdg.startswith("/") else Path.home() / ".cache"
-    return caches / "mobilenets" / "weights"
+    """The folder of downloaded weights, `weights` in `files.caches`; it need not exist yet."""
+    return files.caches(platform=platform, environment=environment) / "weights"
 
 
 def place(published: Published, cache: Path | None = None) -> Path:

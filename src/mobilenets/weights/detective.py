@@ -137,9 +137,15 @@ class Detection:
     def with_preprocessing(self, checkpoint: Checkpoint) -> Checkpoint:
         """`checkpoint` with the best convention in its manifest, taking RGB in any case.
 
-        A network that wants BGR gets its first convolution's weights reversed, which is the same.
+        A network that wants BGR gets its first convolution's weights reversed, which is the same. Where
+        nothing was found out, nothing changes but the provenance, which says so.
         """
         best, manifest, tensors = self.best, checkpoint.manifest, dict(checkpoint.tensors)
+        provenance = {**manifest.provenance, "detected": self.to_json()}
+        if not self.better_than_chance:
+            return dataclasses.replace(
+                checkpoint, manifest=dataclasses.replace(manifest, provenance=provenance)
+            )
         if best.order == "BGR":
             name = f"{stem(checkpoint).path}.conv.weight"
             tensors[name] = np.ascontiguousarray(tensors[name][:, ::-1])
@@ -149,7 +155,7 @@ class Detection:
                 manifest,
                 spec=dataclasses.replace(manifest.spec, padding=best.padding, norm_epsilon=best.epsilon),
                 preprocessing=best.preprocessing,
-                provenance={**manifest.provenance, "detected": self.to_json()},
+                provenance=provenance,
             ),
             tensors=tensors,
         )

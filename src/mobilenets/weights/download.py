@@ -5,7 +5,7 @@ publisher, by the one that the publisher's server states with the file, by lengt
 of the file. What was verified once is remembered, and every later use is checked against it.
 
 Environment: `MOBILENETS_CACHE` (the folder), `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` (no
-network, for any publisher), `HF_ENDPOINT` (a mirror of the hub), `HF_TOKEN` (sent to the hub's own
+network, for any publisher), `HF_ENDPOINT` (a mirror of the hub), `HF_TOKEN` (sent to that
 host alone), `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY`, and Python's own `SSL_CERT_FILE`.
 """
 
@@ -14,6 +14,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -105,7 +106,8 @@ def _missing(published: Published, target: Path, progress: Progress) -> str | No
         progress.say(f"{told}.")
         return told
     if known is None:  # put there by hand
-        caches.remember(target, found)
+        with suppress(WriteFailed):  # a shared cache may be read-only
+            caches.remember(target, found)
         progress.say(_trust(published, Stated(), found))
     return None
 

@@ -16,7 +16,7 @@ from mobilenets.files import read_json
 from mobilenets.preprocessing import Preprocessing, Resize
 from mobilenets.spec import Activation, Block, Conv, Spec
 from mobilenets.text import count, printable
-from mobilenets.weights.source import Found
+from mobilenets.weights.source import IMAGENET_CLASSES, Found
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -54,7 +54,7 @@ def beside(path: Path, found: Found) -> Found:
     config = _object(config_file)
     try:
         return _READERS[found.source](found, config, path.parent)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"is not the description of a model ({error!r}).", file=config_file) from error
     except MobilenetsError as error:
         raise error.in_file(config_file) from error
@@ -165,7 +165,7 @@ def _labels_of(found: Found, config: Mapping[str, Any]) -> tuple[tuple[str, ...]
     if not isinstance(table, Mapping):
         return found.labels, []
     names = [table.get(str(index)) for index in range(len(table))]
-    if len(names) == classes + 1:  # the background was left out with its row of the classifier
+    if len(names) == classes + 1 == IMAGENET_CLASSES + 1:  # the background was left out with its row
         names = names[1:]
     if len(names) != classes or not all(isinstance(name, str) and name for name in names):
         there = count(len(table), "label")
@@ -256,6 +256,15 @@ def _timm(found: Found, config: Mapping[str, Any], folder: Path) -> Found:
         return found
     spec, said = found.spec, []
     architecture = str(config.get("architecture", ""))
+    if not _is_ours(architecture):
+        raise CheckpointError(
+            f"says architecture {printable(architecture)!r}; the tensors are those of {spec.name}.",
+            remedy=_ELSEWHERE,
+        )
+    if config.get("num_classes", spec.classes) != spec.classes:
+        raise CheckpointError(
+            f"says num_classes {config['num_classes']!r}; the tensors have {spec.classes}.", remedy=_ELSEWHERE
+        )
     if architecture.startswith("tf_"):
         spec = dataclasses.replace(spec, padding="same", norm_epsilon=1e-3)
         said.append(f"architecture {printable(architecture)}")
@@ -277,6 +286,11 @@ def _timm(found: Found, config: Mapping[str, Any], folder: Path) -> Found:
         labels=labels,
         notes=(*found.notes, *notes, *label_notes),
     )
+
+
+def _is_ours(architecture: str) -> bool:
+    """Whether timm's name may be one of this family; a file without one says nothing."""
+    return architecture.removeprefix("tf_").startswith("mobilenet") or not architecture
 
 
 def _timm_preprocessing(usual: Preprocessing, theirs: Mapping[str, Any]) -> tuple[Preprocessing, list[str]]:

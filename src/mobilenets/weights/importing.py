@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 import mobilenets
 from mobilenets import files, zoo
 from mobilenets import spec as specs
@@ -69,6 +71,7 @@ def import_file(
             found = _as_published(found, published)
             licence = published.licence if licence is None else licence
             labels = "imagenet" if labels is None and found.spec.classes == IMAGENET_CLASSES else labels
+        as_read, found = found, _as_two_classes(found)
         spec, spec_notes = _spec(found, padding, epsilon, resolution)
         preprocessing, preprocessing_notes = _preprocessing(found, mean, std)
         names, label_notes = _labels(found, labels)
@@ -94,9 +97,24 @@ def import_file(
             },
             licence=licence or found.licence or "unstated",
         )
-        return Imported(Checkpoint(manifest, found.tensors), decisions, found, paths)
+        return Imported(Checkpoint(manifest, found.tensors), decisions, as_read, paths)
     except MobilenetsError as error:
         raise error.in_file(paths[0]) from error
+
+
+def _as_two_classes(found: Found) -> Found:
+    """A single logit z as the two logits 0 and z: their softmax is its sigmoid."""
+    if found.spec.classes != 1:
+        return found
+    tensors = {
+        name: np.concatenate([np.zeros_like(array), array]) if name.startswith("classifier.") else array
+        for name, array in found.tensors.items()
+    }
+    note = (
+        "Its one output became two classes, with the logits 0 and the file's: their softmax is its sigmoid."
+    )
+    spec = dataclasses.replace(found.spec, classes=2)
+    return dataclasses.replace(found, spec=spec, tensors=tensors, labels=None, notes=(*found.notes, note))
 
 
 def _files(
@@ -240,7 +258,7 @@ def _labels(found: Found, labels: str | Path | None) -> tuple[tuple[str, ...], l
 
 def _label_file(path: Path) -> tuple[str, ...]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise LabelsError(
             f"the labels cannot be read ({error}).",
@@ -252,4 +270,11 @@ def _label_file(path: Path) -> tuple[str, ...]:
         names = names[:-1]
     if "" in names:
         raise LabelsError(f"line {names.index('') + 1} is empty; every class needs a label.", file=path)
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise LabelsError(
+                f"lines {names.index(name) + 1} and {index + 1} are both '{printable(name)}'.",
+                file=path,
+                remedy="Labels must differ: write, say, 'crane (bird)' and 'crane (machine)'.",
+            )
     return names

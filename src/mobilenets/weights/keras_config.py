@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,23 +133,34 @@ def _kind(layer: Mapping[str, Any]) -> str:
 
 
 def _constant(layer: Mapping[str, Any]) -> float | None:
-    """The number among the arguments of a layer's first call, if there is exactly one."""
+    """The number among the arguments of a layer's first call, if there is exactly one.
+
+    And if it comes after the tensor, where the order matters: 255 - x is not x - 255.
+    """
     numbers: list[float] = []
+    tensor_first = False
 
     def collect(value: object, depth: int = 0) -> None:
-        if isinstance(value, dict) and "class_name" not in value:
+        nonlocal tensor_first
+        if isinstance(value, dict) and "class_name" in value:
+            tensor_first = tensor_first or not numbers
+        elif isinstance(value, dict):
             value = list(value.values())
         if isinstance(value, list) and depth < 4:
             # Keras 2 begins a node with the incoming layer's name and two indices, which are no arguments.
             start = 3 if value and isinstance(value[0], str) else 0
+            tensor_first = tensor_first or (start > 0 and not numbers)
             for inner in value[start:]:
                 collect(inner, depth + 1)
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            numbers.append(float(value))
+            with suppress(OverflowError):
+                numbers.append(float(value))
 
     nodes = layer.get("inbound_nodes")
     if isinstance(nodes, list) and nodes and _FACTORS.get(_kind(layer)):
         collect(nodes[0])
+    if not tensor_first and _FACTORS.get(_kind(layer)) in ("subtract", "divide"):
+        return None
     return numbers[0] if len(numbers) == 1 and math.isfinite(numbers[0]) else None
 
 

@@ -35,6 +35,7 @@ MAX_VALUES = 1 << 27
 """Numbers in a file; the largest network here has 37 million. More are refused before they are read."""
 _MAX_CONFIG_BYTES = 1 << 26
 _MAX_DEPTH = 24
+_MAX_GROUPS = 20_000
 _VARIABLES = {
     "conv2d": ("kernel", "bias"),
     "depthwise_conv2d": ("kernel", "bias"),
@@ -75,8 +76,11 @@ def recognised(path: Path) -> bool:
         with path.open("rb") as stream:
             if stream.read(len(HDF5)) == HDF5:
                 return True
-        return zipfile.is_zipfile(path) and _WEIGHTS in zipfile.ZipFile(path).namelist()
-    except (OSError, zipfile.BadZipFile, ValueError):
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            return _WEIGHTS in archive.namelist()
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
         return False
 
 
@@ -204,6 +208,7 @@ class _Reader:
     def __init__(self, h5py: Any) -> None:
         self._h5py = h5py
         self._values = 0
+        self._groups = 0
         self._converted: set[str] = set()
 
     def notes(self) -> tuple[str, ...]:
@@ -252,6 +257,9 @@ class _Reader:
 
     def _walk(self, group: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
         """Every group `vars` with tensors in it, by the path of its layer."""
+        self._groups += 1
+        if self._groups > _MAX_GROUPS:
+            raise CheckpointError(f"has more than {_MAX_GROUPS:,} groups: it links in circles.")
         if depth > _MAX_DEPTH:
             raise CheckpointError(f"'{printable(path)}' lies more than {_MAX_DEPTH} groups deep.")
         for name in group:

@@ -98,7 +98,7 @@ def found(path: Path) -> Found:
             notes += more
         result = _as_described(result, said)
         remarks = _remarks(result, said)
-        result = _as_two_classes(result, said)
+        _check_one_output(result, said)
         return dataclasses.replace(result, notes=(*notes, *result.notes, *remarks))
     except MobilenetsError as error:
         raise error.in_file(path) from error
@@ -311,23 +311,12 @@ def _as_described(found: Found, said: Description) -> Found:
     return dataclasses.replace(found, spec=spec, preprocessing=theirs, preprocessing_is_known=True)
 
 
-def _as_two_classes(found: Found, said: Description) -> Found:
-    """A single logit z as the two logits 0 and z: their softmax is its sigmoid."""
-    if found.spec.classes != 1:
-        return found
-    tensors = {
-        name: np.concatenate([np.zeros_like(array), array]) if name.startswith("classifier.") else array
-        for name, array in found.tensors.items()
-    }
-    note = (
-        "Its one output became two classes, with the logits 0 and the file's: their softmax is its sigmoid."
-    )
-    if said.activation not in (None, "sigmoid", "linear"):
+def _check_one_output(found: Found, said: Description) -> None:
+    """A single output is a logit, of which `importing` makes two classes."""
+    if found.spec.classes == 1 and said.activation not in (None, "sigmoid", "linear"):
         raise CheckpointError(
             f"has one output under the activation '{said.activation}', which is no classifier."
         )
-    spec = dataclasses.replace(found.spec, classes=2)
-    return dataclasses.replace(found, spec=spec, tensors=tensors, notes=(*found.notes, note))
 
 
 def _remarks(found: Found, said: Description) -> list[str]:

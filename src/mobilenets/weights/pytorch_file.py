@@ -25,6 +25,12 @@ WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Keys under which training scripts put the state dict; the first one present is taken."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What wrappers (DataParallel, torch.compile, Lightning) put before every tensor's name."""
+_AVERAGED = "n_averaged"
+"""The counter of torch's `AveragedModel`, which stands beside the tensors of a `model_ema`."""
+_MAX_WRAPPERS = 8
+"""A dict can hold itself."""
+MAX_VALUES = 1 << 27
+"""Numbers in a file; the largest network here has 37 million."""
 IGNORED = "num_batches_tracked"
 """torch's step counter of a batch norm; nothing that a network computes depends on it."""
 
@@ -103,7 +109,9 @@ def _first_line(error: Exception) -> str:
 def _unwrap(loaded: object) -> tuple[dict[str, Any], list[str]]:
     """The innermost dict of tensors, without the prefixes that wrappers add."""
     notes = []
-    while isinstance(loaded, Mapping):
+    for _ in range(_MAX_WRAPPERS):
+        if not isinstance(loaded, Mapping):
+            break
         inside = next((key for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
         if inside is None:
             break
@@ -117,7 +125,7 @@ def _unwrap(loaded: object) -> tuple[dict[str, Any], list[str]]:
             f"holds a {kind}, not a state dict.",
             remedy="Save one with: torch.save(model.state_dict(), FILE)",
         )
-    tensors: dict[str, Any] = dict(loaded)
+    tensors: dict[str, Any] = {name: value for name, value in loaded.items() if name != _AVERAGED}
     while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), None):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
         notes.append(f"The prefix {prefix!r} was taken off every name.")
@@ -128,6 +136,7 @@ def _checked(tensors: Mapping[str, Any], notes: list[str]) -> StateDict:
     """The tensors as float32, every one finite."""
     result: dict[str, NDArray[np.float32]] = {}
     converted: set[str] = set()
+    values_read = 0
     for name, tensor in tensors.items():
         if name.endswith(IGNORED):
             continue
@@ -140,6 +149,9 @@ def _checked(tensors: Mapping[str, Any], notes: list[str]) -> StateDict:
                 f"tensor {label} is {kind} ({str(tensor.layout).removeprefix('torch.')}); "
                 "weights must be dense floating-point numbers."
             )
+        values_read += tensor.numel()  # of a view that repeats one number, the file holds one
+        if values_read > MAX_VALUES:
+            raise CheckpointError(f"has more than {MAX_VALUES:,} numbers; no network here has so many.")
         if tensor.dtype != torch.float32:
             converted.add(kind)
         values = tensor.detach().to(torch.float32)

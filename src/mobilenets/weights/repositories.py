@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenets import spec as specs
+from mobilenets.errors import CheckpointError
 from mobilenets.spec import Conv, Layer, Linear, Op, Spec, SqueezeExcite
-from mobilenets.text import count
+from mobilenets.text import count, printable
 from mobilenets.weights.hub_config import with_activation
 from mobilenets.weights.source import Tensors
 
@@ -186,6 +187,11 @@ class Layout:
             for role, name in unit.parts.items():
                 if role == "bias" and slot.mean:
                     taken_in[slot.mean] = tensors[name]
+                    if tensors[name].shape != tensors[unit.parts["weight"]].shape[:1]:
+                        raise CheckpointError(
+                            f"tensor '{printable(name)}' has shape {tensors[name].shape}; "
+                            "a bias has one value per output channel."
+                        )
                 else:
                     arrays[f"{slot.path}.{role}"] = tensors[name]
             if slot.bias and "bias" not in unit.parts:

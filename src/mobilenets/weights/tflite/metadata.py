@@ -109,7 +109,7 @@ def _labels(data: bytes, name: str) -> tuple[str, ...]:
                     f"its label file '{printable(name)}' is larger than any list of labels."
                 )
             with archive.open(name) as stream:
-                text = stream.read(_MOST_LABEL_BYTES + 1).decode("utf-8")
+                text = stream.read(_MOST_LABEL_BYTES + 1).decode("utf-8-sig")
     # What zipfile raises for damaged, encrypted and unknown archives.
     except (
         zipfile.BadZipFile, KeyError, UnicodeDecodeError, zlib.error, RuntimeError,
