@@ -31,7 +31,9 @@ _IN_ORDER = {
         checkpoint
     """,
     "engine": """
-        runtime.session runtime.bundle runtime.onnx_session runtime.torch_session runtime
+        compiler.folding compiler.planning compiler.packing compiler.emission compiler.toolchain compiler
+        runtime.session runtime.bundle runtime.shared_library
+        runtime.compiled_session runtime.onnx_session runtime.torch_session runtime
         evaluation prediction
         report.record report.findings report.words report.counsel report.style report.charts report.sheets
         report.tables report.card report.page report.output report
@@ -53,7 +55,8 @@ _IN_ORDER = {
         training.state training.run_folder training.loop training.run training
     """,
     "delivery": """
-        exporting.golden exporting.card exporting.contents exporting.destination exporting.onnx exporting
+        exporting.golden exporting.c exporting.onnx exporting.formats exporting.card exporting.contents
+        exporting.destination exporting
         exporting.written exporting.state_dict exporting.keras_weights
         proof.theirs proof
         explain.program explain.figure explain.subject explain.separable explain.multipliers explain.manifold
@@ -90,7 +93,7 @@ WHEN_USED = {
 WITH_TORCH = {"runtime.torch_session"}
 """In the engine layer the one module that imports torch: it is imported when that engine is opened."""
 
-PROGRAMS = {"exporting/example/predict.py", "exporting/example/selftest.py"}
+PROGRAMS = {f"exporting/example/{name}.py" for name in ("predict", "selftest", "onnx/engine", "c/engine")}
 """Not modules of ours: they are copied into every bundle and run there, without this package."""
 
 
@@ -194,7 +197,14 @@ def test_the_package_itself_imports_nothing_of_ours():
 def test_programs_for_bundles_do_without_us():
     for name in PROGRAMS:
         for found in imports(SOURCE / name):
-            allowed = {"numpy", "PIL", "onnxruntime", "support", "predict"} | sys.stdlib_module_names
+            allowed = {
+                "numpy",
+                "PIL",
+                "onnxruntime",
+                "support",
+                "predict",
+                "engine",
+            } | sys.stdlib_module_names
             assert not found.ours and found.target in allowed, f"{name}:{found.line} imports {found.target}"
 
 

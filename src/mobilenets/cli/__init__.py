@@ -36,6 +36,10 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint or a bundle.")]
 Out = Annotated[Path | None, typer.Option("-o", "--output", metavar="PATH", help="Where to write.")]
+Target = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="C: native, x86-64 (any PC), x86-64-v3, x86-64-v4, scalar."),
+]
 Folder = Annotated[
     Path,
     typer.Argument(
@@ -170,7 +174,7 @@ def evaluate(
         str | None,
         typer.Option(metavar="train|val|test|all", help="[default: test where there is one, else all]"),
     ] = None,
-    engine: Annotated[str | None, typer.Option(metavar="NAME", help="torch or onnxruntime.")] = None,
+    engine: Annotated[str | None, typer.Option(metavar="NAME", help="torch, onnxruntime, compiled.")] = None,
     json: Json = False,
 ) -> None:
     """Score a model on labelled pictures: accuracy, balanced accuracy, per class, confusion."""
@@ -186,7 +190,7 @@ def predict(
         list[Path], typer.Argument(metavar="IMAGE|FOLDER…", help="Pictures, or folders of them.")
     ],
     top: Annotated[int, typer.Option(metavar="N", help="How many labels per picture.")] = 3,
-    engine: Annotated[str | None, typer.Option(metavar="NAME", help="torch or onnxruntime.")] = None,
+    engine: Annotated[str | None, typer.Option(metavar="NAME", help="torch, onnxruntime, compiled.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write a CSV file.")] = None,
     json: Json = False,
 ) -> None:
@@ -272,20 +276,38 @@ def export(
     model: Model,
     to: Annotated[
         str,
-        typer.Option("--to", metavar="FORMAT", help="onnx, or weights for torchvision, timm, keras."),
+        typer.Option("--to", metavar="FORMAT", help="onnx, c, or weights for torchvision, timm, keras."),
     ] = "onnx",
     pictures: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Compare on these, and put some in as golden pictures."),
     ] = None,
     opset: Annotated[int, typer.Option(metavar="18|20|21", help="ONNX operator set.")] = 18,
+    target: Target = "native",
     output: Out = None,
     json: Json = False,
 ) -> None:
     """Write a bundle that runs by itself, or weights for another library; compared before it counts."""
     from mobilenets.cli import verbs
 
-    verbs.export(model, to, pictures=pictures, opset=opset, output=output, as_json=json)
+    verbs.export(model, to, pictures=pictures, opset=opset, target=target, output=output, as_json=json)
+
+
+@app.command(name="compile")
+def compile_model(
+    model: Model,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Compare on these, and put some in as golden pictures."),
+    ] = None,
+    target: Target = "native",
+    output: Out = None,
+    json: Json = False,
+) -> None:
+    """Make plain C of a model, and a library of it that needs nothing else: export --to c."""
+    from mobilenets.cli import verbs
+
+    verbs.export(model, "c", pictures=pictures, opset=18, target=target, output=output, as_json=json)
 
 
 @app.command()

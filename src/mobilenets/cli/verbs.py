@@ -15,7 +15,7 @@ from mobilenets.prediction import to_csv
 from mobilenets.recipe import Recipe
 from mobilenets.runtime import open_session
 from mobilenets.spec import Padding
-from mobilenets.text import command_line, count, printable
+from mobilenets.text import command_line, count, file_name, printable
 
 _SPLITS: dict[str, Split | None] = {"train": "train", "val": "val", "test": "test", "all": None}
 
@@ -288,16 +288,29 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
 
 
 def export(
-    model: str, to: str, *, pictures: Path | None, opset: int, output: Path | None, as_json: bool
+    model: str,
+    to: str,
+    *,
+    pictures: Path | None,
+    opset: int,
+    target: str,
+    output: Path | None,
+    as_json: bool,
 ) -> None:
-    """`mobilenets export`."""
+    """`mobilenets export` and `mobilenets compile`."""
     if to in ("torchvision", "timm", "keras"):
         _export_weights(model, to, pictures=pictures, output=output, as_json=as_json)
         return
     from mobilenets.exporting import export as write_bundle
 
     bundle = write_bundle(
-        Path(model), to, out=output, pictures=pictures, opset=opset, progress=TerminalProgress()
+        Path(model),
+        to,
+        out=output,
+        pictures=pictures,
+        opset=opset,
+        target=target,
+        progress=TerminalProgress(),
     )
     if as_json:
         show_json({"bundle": str(bundle.folder), "certificate": bundle.certificate})
@@ -318,7 +331,7 @@ def _export_weights(
         raise InputError(f"--pictures is for bundles; weights for {to} are compared on generated pictures.")
     suffix = keras_weights.SUFFIX if to == "keras" else state_dict.TARGETS[to].suffix
     checkpoint = checkpoints.load(model)
-    out = Path(f"{checkpoint.spec.name}_{to}{suffix}") if output is None else output
+    out = Path(f"{file_name(checkpoint.spec.name)}_{to}{suffix}") if output is None else output
     if out.exists():
         raise InputError("exists already.", file=out, remedy="Choose another name with -o, or remove it.")
     written = keras_weights.write(checkpoint, out) if to == "keras" else state_dict.write(checkpoint, to, out)

@@ -5,11 +5,8 @@ own self-test, and only then gives the folder its name. A comparison that fails 
 """
 
 import os
-import re
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +17,8 @@ from mobilenets.checkpoint import MODEL_FILE, Checkpoint
 from mobilenets.errors import CheckpointError, GateFailed, InputError, UnknownName
 from mobilenets.exporting import contents, golden
 from mobilenets.exporting.destination import check_destination
-from mobilenets.exporting.onnx import OPSETS, write_onnx
+from mobilenets.exporting.formats import FORMATS, Format, Options
+from mobilenets.exporting.onnx import OPSETS
 from mobilenets.files import replacing_folder
 from mobilenets.pictures import load
 from mobilenets.preprocessing import prepare
@@ -28,35 +26,10 @@ from mobilenets.progress import SILENT, Progress
 from mobilenets.runtime import ENGINES, Session
 from mobilenets.runtime.bundle import Bundle, is_bundle, read_bundle
 from mobilenets.runtime.torch_session import TorchSession
-from mobilenets.text import count, printable
+from mobilenets.text import count, file_name, printable
 from mobilenets.tolerances import LOGITS_RELATIVE, Agreement, agreement
 
 __all__ = ["FORMATS", "OPSETS", "Format", "export"]
-
-
-@dataclass(frozen=True)
-class Format:
-    """How a checkpoint becomes one kind of model file, and what opens it."""
-
-    title: str
-    model_file: str
-    engine: str
-    """A key of `runtime.ENGINES`."""
-    write: Callable[[Checkpoint, Path, int], None]
-    """Checkpoint, path of the model file, opset."""
-    needs: tuple[str, ...]
-    """What its example program needs, as pip's requirements."""
-
-
-FORMATS: dict[str, Format] = {
-    "onnx": Format(
-        title="ONNX",
-        model_file="model.onnx",
-        engine="onnxruntime",
-        write=write_onnx,
-        needs=("numpy>=2.0", "pillow>=11.0", "onnxruntime>=1.22"),
-    ),
-}
 
 
 def export(
@@ -66,6 +39,7 @@ def export(
     out: str | Path | None = None,
     pictures: str | Path | None = None,
     opset: int = OPSETS[0],
+    target: str = "native",
     progress: Progress = SILENT,
 ) -> Bundle:
     """Write `model` (a checkpoint, its path, or a run folder) as a bundle in the format `to`.
@@ -95,15 +69,15 @@ def export(
             )
     progress.say(f"Converting {printable(checkpoint.spec.name)} to {chosen.title} …")
     with replacing_folder(folder) as building:
-        chosen.write(checkpoint, building / chosen.model_file, opset)
+        chosen.write(checkpoint, building, Options(opset, target, progress))
         files = golden.save(images, building / golden.FOLDER)
         pixels = _prepared(files, checkpoint)
         logits = TorchSession(checkpoint).run(pixels)
         unproven = contents.unproven(building, checkpoint, to, chosen.engine, chosen.model_file)
-        found = _compare(ENGINES[chosen.engine](unproven, None), pixels, logits, file)
+        found = _compare(ENGINES[chosen.engine](unproven, None), pixels, logits, to, file)
         progress.say(_sentence(found))
         proof = contents.Proof(files, pixels, logits, found, taken_count)
-        contents.write(unproven, checkpoint, proof, needs=chosen.needs, source_file=file)
+        contents.write(unproven, checkpoint, proof, chosen, source_file=file)
         read_bundle(building)
         _run_selftest(building)
     return read_bundle(folder)
@@ -124,8 +98,7 @@ def _source(model: Checkpoint | str | Path) -> tuple[Checkpoint, Path | None]:
 
 def _beside(checkpoint: Checkpoint, file: Path | None, to: str) -> Path:
     if file is None or file.name == MODEL_FILE:
-        name = re.sub(r"[^\w.+-]", "_", checkpoint.spec.name)
-        return (Path() if file is None else file.parent) / f"{name}-{to}"
+        return (Path() if file is None else file.parent) / f"{file_name(checkpoint.spec.name)}-{to}"
     return file.with_name(f"{file.stem}-{to}")
 
 
@@ -141,7 +114,7 @@ def _prepared(files: list[Path], checkpoint: Checkpoint) -> NDArray[np.uint8]:
 
 
 def _compare(
-    session: Session, pixels: NDArray[np.uint8], logits: NDArray[np.float32], source: Path | None
+    session: Session, pixels: NDArray[np.uint8], logits: NDArray[np.float32], to: str, source: Path | None
 ) -> Agreement:
     """The worse of two comparisons with the source's logits: one picture at a time, and all at once."""
     if not np.isfinite(logits).all():
@@ -152,7 +125,7 @@ def _compare(
     together = agreement(logits, session.run(pixels))
     found = max(single, together, key=lambda each: (not each.holds, each.relative))
     if not found.holds:
-        used = ", ".join(f"{name} {version}" for name, version in contents.versions().items())
+        used = ", ".join(f"{name} {version}" for name, version in contents.versions(to).items())
         raise GateFailed(
             f"the exported model is not the model it came from. {_sentence(found)}",
             file=source,

@@ -1,6 +1,6 @@
 """The texts of a bundle: a short model card, the licences, and what to install."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mobilenets import cost
@@ -28,8 +28,11 @@ ARISING OUT OF OR IN CONNECTION WITH THE USE OR PERFORMANCE OF THIS SOFTWARE.
 """
 
 
-def readme(manifest: Manifest, certificate: Mapping[str, Any]) -> str:
-    """`README.md` of a bundle: what the model is, how good, how to run it, what to beware of."""
+def readme(manifest: Manifest, certificate: Mapping[str, Any], parts: Sequence[tuple[str, str]]) -> str:
+    """`README.md` of a bundle: what the model is, how good, how to run it, what to beware of.
+
+    `parts` are the format's own files: name, what it is.
+    """
     spec, found = manifest.spec, certificate["comparison"]
     total = cost.count(spec)
     steps = words.preprocessing(manifest.preprocessing, spec.resolution)
@@ -56,6 +59,7 @@ def readme(manifest: Manifest, certificate: Mapping[str, Any]) -> str:
         side=spec.resolution,
         channels=spec.channels,
         classes=spec.classes,
+        parts="".join(f"| `{name}` | {what} |\n" for name, what in parts),
         model_file=certificate["candidate"]["model_file"],
         reliable=_caveat(manifest),
     )
@@ -147,12 +151,12 @@ alone; `predict.py` shows the whole way. An implementation in another language i
 
 | file | |
 |---|---|
-| `{model_file}` | network and weights; labels and preprocessing are in its metadata too |
-| `manifest.json` | network, labels, preprocessing, scores, origin, and the hashes of all files |
+| `{model_file}` | network and weights |
+{parts}| `manifest.json` | network, labels, preprocessing, scores, origin, and the hashes of all files |
 | `certificate.json` | what the model was compared with, when, on what machine, and how far apart it was |
 | `labels.json`, `labels.txt` | the classes in order; in the `.txt` one a line, odd characters escaped |
 | `golden/`, `golden.json` | small pictures, and the logits that the source model gives for them |
-| `predict.py`, `selftest.py`, `support/` | the example program, the check, and what both need |
+| `predict.py`, `selftest.py`, `engine.py`, `support/` | the example program, the check, and what both need |
 | `requirements.txt`, `LICENSES.txt` | what to install, and the terms |
 
 ## Beware

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from mobilenets import __version__, machine
 from mobilenets.checkpoint import Checkpoint
+from mobilenets.compiler.toolchain import find_compiler
 from mobilenets.exporting import card
+from mobilenets.exporting.formats import Format
 from mobilenets.files import sha256, write_bytes, write_json, write_text
 from mobilenets.runtime.bundle import CERTIFICATE_FILE, MANIFEST_FILE, TRAINED_ON_FILE, Bundle, bundle_json
 from mobilenets.text import printable
@@ -24,6 +26,8 @@ SUPPORT = "support"
 SUPPORTING = ("errors", "preprocessing", "text", "tolerances")
 """Modules of ours that a bundle's programs use: the very same source, in a package of another name."""
 _PROGRAMS = ("predict.py", "selftest.py")
+_ENGINE = "engine.py"
+"""What opens the model file for both: there is one for each format."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +44,17 @@ class Proof:
     """How many of them come from the user's folder."""
 
 
-def versions() -> dict[str, str]:
-    """Versions of the packages that a conversion goes through."""
-    names = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
-    return {name: metadata.version(name) for name in names}
+def versions(format: str) -> dict[str, str]:
+    """Versions of what a conversion to `format` goes through."""
+    converters = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "c": ()}[format]
+    found = {name: metadata.version(name) for name in ("torch", *converters, "numpy", "pillow")}
+    return found | ({"cc": find_compiler().version} if format == "c" else {})
 
 
 def standalone(module: str) -> str:
     """The source of one of our own modules, importing its neighbours from the bundle's package."""
-    source = resources.files("mobilenets").joinpath(f"{module}.py").read_text(encoding="utf-8")
+    path = f"{module.replace('.', '/')}.py"
+    source = resources.files("mobilenets").joinpath(path).read_text(encoding="utf-8")
     return source.replace("from mobilenets.", f"from {SUPPORT}.")
 
 
@@ -66,9 +72,10 @@ def unproven(folder: Path, checkpoint: Checkpoint, format: str, engine: str, mod
 
 
 def write(
-    bundle: Bundle, checkpoint: Checkpoint, proof: Proof, *, needs: tuple[str, ...], source_file: Path | None
+    bundle: Bundle, checkpoint: Checkpoint, proof: Proof, format: Format, *, source_file: Path | None
 ) -> None:
     """Everything but the model and the pictures, the manifest with all hashes last."""
+    needs = format.needs
     folder, manifest = bundle.folder, bundle.manifest
     now = datetime.now(UTC)
     certificate = _certificate(bundle, checkpoint, proof, source_file, now)
@@ -78,18 +85,21 @@ def write(
     write_text(folder / "labels.txt", "".join(f"{printable(label)}\n" for label in manifest.labels))
     if bundle.trained_on:
         write_text(folder / TRAINED_ON_FILE, "".join(f"{digest}\n" for digest in sorted(bundle.trained_on)))
-    for name in _PROGRAMS:
-        source = resources.files("mobilenets.exporting").joinpath("example", name)
-        write_bytes(folder / name, source.read_bytes())
-    for module in SUPPORTING:
-        write_text(folder / SUPPORT / f"{module}.py", standalone(module))
+    examples = resources.files("mobilenets.exporting").joinpath("example")
+    for source in (
+        *(examples.joinpath(name) for name in _PROGRAMS),
+        examples.joinpath(format.program, _ENGINE),
+    ):
+        write_bytes(folder / source.name, source.read_bytes())
+    for module in (*SUPPORTING, *format.support):
+        write_text(folder / SUPPORT / f"{module.rpartition('.')[2]}.py", standalone(module))
     used = {
         name: version
-        for name, version in versions().items()
+        for name, version in versions(bundle.format).items()
         if any(need.startswith(f"{name}>") for need in needs)
     }
     write_text(folder / "requirements.txt", card.requirements(needs, used))
-    write_text(folder / "README.md", card.readme(manifest, certificate))
+    write_text(folder / "README.md", card.readme(manifest, certificate, format.parts))
     write_text(folder / "LICENSES.txt", card.licences(manifest, taken=proof.taken, year=now.year))
     hashes = {
         path.relative_to(folder).as_posix(): sha256(path) for path in folder.rglob("*") if path.is_file()
@@ -142,7 +152,7 @@ def _certificate(
             "model_file": model_file,
             "sha256": bundle.hashes[model_file],
         },
-        "versions": {"mobilenets": __version__, **versions()},
+        "versions": {"mobilenets": __version__, **versions(bundle.format)},
         "machine": machine.describe(),
         "date": now.isoformat(timespec="seconds"),
     }

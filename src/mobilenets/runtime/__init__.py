@@ -34,7 +34,16 @@ def _onnxruntime(source: Checkpoint | Bundle, threads: int | None) -> Session:
     return OnnxSession(source, threads=threads)
 
 
+def _compiled(source: Checkpoint | Bundle, threads: int | None) -> Session:
+    if isinstance(source, Bundle) and source.format != "c":
+        raise InputError("this bundle holds no compiled model.", file=source.folder)
+    from mobilenets.runtime.compiled_session import CompiledSession
+
+    return CompiledSession(source, threads=threads)
+
+
 ENGINES: dict[str, Callable[[Checkpoint | Bundle, int | None], Session]] = {
+    "compiled": _compiled,
     "onnxruntime": _onnxruntime,
     "torch": _torch,
 }

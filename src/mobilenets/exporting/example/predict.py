@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
+from engine import Engine
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from support.preprocessing import Preprocessing, prepare
@@ -31,9 +31,7 @@ class Classifier:
         self.labels: list[str] = manifest["labels"]
         self.preprocessing = Preprocessing.from_json(manifest["preprocessing"])
         self.resolution: int = manifest["spec"]["resolution"]
-        self.session = onnxruntime.InferenceSession(
-            str(folder / manifest["bundle"]["model_file"]), providers=["CPUExecutionProvider"]
-        )
+        self.engine = Engine(folder / manifest["bundle"]["model_file"])
 
     def pixels(self, picture: str | Path) -> NDArray[np.uint8]:
         """A picture file as the network's pixels: `uint8`, height×width×channels."""
@@ -44,7 +42,7 @@ class Classifier:
 
     def logits(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """`uint8` N×height×width×channels to `float32` N×classes; normalisation is in the model."""
-        result: NDArray[np.float32] = self.session.run(["logits"], {"pixels": batch})[0]
+        result: NDArray[np.float32] = self.engine.logits(batch)
         return result
 
     def predict(self, picture: str | Path, top: int = 5) -> list[tuple[str, float]]:

@@ -1,0 +1,27 @@
+"""A MobileNet as plain C, specialised to the very network.
+
+    folding    norms and layer scales into the convolutions beside them
+    planning   steps over maps, tiles, and one arena
+    packing    weights in the order in which the kernels read them
+    emission   C: a function for every kind of convolution, one for each step
+    toolchain  the C compiler, its targets, and a cache of libraries
+
+The kernels are written by hand, in `c/kernels.h`; docs/compiler.md explains them.
+"""
+
+from mobilenets.checkpoint import Checkpoint
+from mobilenets.compiler.emission import Program, emit
+from mobilenets.compiler.folding import fold
+from mobilenets.compiler.planning import Plan, plan
+
+__all__ = ["Plan", "Program", "plan_of", "translate"]
+
+
+def plan_of(checkpoint: Checkpoint) -> Plan:
+    """The steps, tiles and arena of the compiled network."""
+    return plan(checkpoint.spec, fold(checkpoint))
+
+
+def translate(checkpoint: Checkpoint) -> Program:
+    """`checkpoint` as C source and packed weights."""
+    return emit(plan_of(checkpoint), checkpoint.manifest)

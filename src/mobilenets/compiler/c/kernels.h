@@ -1,0 +1,296 @@
+/* The kernels of a MobileNet in fp32, for vectors of any length.
+ *
+ * A feature map lies in memory as rows × blocks of channels × columns × channels of a block, so that a
+ * vector holds neighbouring channels of one pixel and a line of pixels is contiguous:
+ *
+ *     value(y, x, c) = map[y * row + c / block * plane + (left + x) * block + c % block]
+ *
+ * Columns of zeros to the left and to the right of a map are a convolution's padding. Rows of padding are
+ * not stored: a kernel is told which rows of its filter lie inside the map. Channels that fill up the last
+ * block are zero.
+ *
+ * Every shape is a constant where a kernel is called, every function is inlined, and the loops over a tile
+ * are unrolled, so that its sums stay in registers.
+ */
+#ifndef KERNELS_H
+#define KERNELS_H
+
+#include <stddef.h>
+#include <string.h>
+
+#include "vectors.h"
+
+/* The file that includes this one says what MAX_KERNEL, the largest side of a filter, is. */
+#define BLOCK 16       /* channels of a block */
+#define MAX_SUMS 32    /* the most vectors of sums in a tile */
+
+typedef struct {
+    int channels, rows, columns;
+    int left, right;    /* columns of zeros */
+    int block;          /* BLOCK; in a picture, its channels */
+} Map;
+
+typedef struct {
+    Map in, out;
+    int kernel, stride, before;     /* before: padding above and to the left */
+    int groups;                     /* parts of the channels, whole blocks each, that are convolved alone */
+    Activation activation;
+    int pixels, vectors;            /* the tile: pixels of a row × vectors of output channels */
+    int panel;                      /* output channels that lie side by side in the packed weights */
+} Convolution;
+
+typedef struct {
+    Map in, out;
+    int kernel, stride, before;
+    Activation activation;
+    int pixels;                     /* the tile: pixels of a row × one vector of channels */
+} Depthwise;
+
+/* From `first` to before `last`: the rows, panels or blocks that a thread works on, the rows of a filter. */
+typedef struct {
+    int first, last;
+} Range;
+
+INLINE int smaller_of(int a, int b) { return a < b ? a : b; }
+INLINE int larger_of(int a, int b) { return a > b ? a : b; }
+INLINE int blocks(Map map) { return (map.channels + map.block - 1) / map.block; }
+INLINE int plane(Map map) { return (map.left + map.columns + map.right) * map.block; }
+INLINE int row(Map map) { return blocks(map) * plane(map); }
+
+/* Columns of zeros beside every block of a row. */
+INLINE void clear_borders(Map map, float *line) {
+    for (int b = 0; b < blocks(map); b++, line += plane(map)) {
+        memset(line, 0, sizeof(float) * (size_t)(map.left * map.block));
+        memset(line + (map.left + map.columns) * map.block, 0, sizeof(float) * (size_t)(map.right * map.block));
+    }
+}
+
+/* The share of one of `parts` threads in some units of work. */
+INLINE Range share(int units, int part, int parts) {
+    return (Range){units * part / parts, units * (part + 1) / parts};
+}
+
+/* Which rows of a filter lie inside the map when it computes row y. */
+INLINE Range inside(int kernel, int stride, int before, int rows, int y) {
+    int top = y * stride - before;
+    return (Range){larger_of(0, -top), smaller_of(kernel, rows - top)};
+}
+
+/* Rows of a picture: bytes become numbers, normalised channel by channel. */
+INLINE void normalise(Map out, const uint8_t *pixels, const float *factor, const float *offset, float *to, Range rows) {
+    const int width = out.columns * out.block;
+    for (int y = rows.first; y < rows.last; y++) {
+        clear_borders(out, to + y * row(out));
+        float *line = to + y * row(out) + out.left * out.block;
+        for (int i = 0; i < width; i++)
+            line[i] = (float)pixels[y * width + i] * factor[i] + offset[i];
+    }
+}
+
+/* One tile of `pixels` × `vectors` sums. `lines[ky]` is the first value that the filter's row ky meets,
+ * `weights` and `bias` begin at the tile's first output channel. */
+INLINE void convolve_tile(Convolution s, int pixels, int vectors, int panel, const float *const *lines, int from,
+                          Range filter, const float *weights, const float *bias, float *to, const float *add) {
+    const int channels = s.in.channels / s.groups, step = s.stride * s.in.block;
+    /* The pixels of a picture have no gaps between them, so that a row of the filter is one run of values. */
+    const int picture = s.in.block == channels;
+    const int columns = picture ? 1 : s.kernel, run = picture ? s.kernel * channels : s.in.block;
+    const int values = picture ? run : channels;
+    vec sums[MAX_SUMS];
+    UNROLL for (int v = 0; v < vectors; v++) {
+        const vec start = bias ? load(bias + v * VECTOR) : all(0);
+        UNROLL for (int p = 0; p < pixels; p++) sums[p * vectors + v] = start;
+    }
+    for (int ky = filter.first; ky < filter.last; ky++) {
+        const float *w = weights + (size_t)ky * s.kernel * channels * panel;
+        for (int kx = 0; kx < columns; kx++) {
+            for (int c = 0; c < values; c += run) {
+                const float *x = lines[ky] + from + kx * s.in.block + c / run * plane(s.in);
+                const int end = smaller_of(run, values - c);
+                UNROLL_BY(2) for (int k = 0; k < end; k++, w += panel) {
+                    vec w_of_k[MAX_SUMS];
+                    UNROLL for (int v = 0; v < vectors; v++) w_of_k[v] = load(w + v * VECTOR);
+                    UNROLL for (int p = 0; p < pixels; p++)
+                        UNROLL for (int v = 0; v < vectors; v++) sums[p * vectors + v] += x[p * step + k] * w_of_k[v];
+                }
+            }
+        }
+    }
+    UNROLL for (int v = 0; v < vectors; v++) {
+        const int at = v * VECTOR / BLOCK * plane(s.out) + v * VECTOR % BLOCK;
+        UNROLL for (int p = 0; p < pixels; p++) {
+            const vec value = activate(s.activation, sums[p * vectors + v]);
+            store(to + at + p * BLOCK, add ? value + load(add + at + p * BLOCK) : value);
+        }
+    }
+}
+
+/* One row of output, `vectors` vectors of channels. */
+INLINE void convolve_columns(Convolution s, int vectors, int panel, const float *const *lines, int from, Range filter,
+                             const float *weights, const float *bias, float *to, const float *add) {
+    const int rest = s.out.columns % s.pixels, whole = s.out.columns - rest;
+    for (int x = 0; x < whole; x += s.pixels)
+        convolve_tile(s, s.pixels, vectors, panel, lines, from + x * s.stride * s.in.block, filter, weights, bias,
+                      to + x * BLOCK, add ? add + x * BLOCK : NULL);
+    if (rest)
+        convolve_tile(s, rest, vectors, panel, lines, from + whole * s.stride * s.in.block, filter, weights, bias,
+                      to + whole * BLOCK, add ? add + whole * BLOCK : NULL);
+}
+
+/* One row of output, the channels of one panel, which is `panel` wide. */
+INLINE void convolve_panel(Convolution s, int panel, const float *const *lines, int from, Range filter,
+                           const float *weights, const float *bias, float *to, const float *add) {
+    const int tile = smaller_of(s.vectors * VECTOR, panel), rest = panel % tile, whole = panel - rest;
+    for (int c = 0; c < whole; c += tile) {
+        const int at = c / BLOCK * plane(s.out) + c % BLOCK;
+        convolve_columns(s, tile / VECTOR, panel, lines, from, filter, weights + c, bias ? bias + c : NULL, to + at,
+                         add ? add + at : NULL);
+    }
+    if (rest) {
+        const int at = whole / BLOCK * plane(s.out) + whole % BLOCK;
+        convolve_columns(s, rest / VECTOR, panel, lines, from, filter, weights + whole, bias ? bias + whole : NULL,
+                         to + at, add ? add + at : NULL);
+    }
+}
+
+/* How many panels the output channels have, over all groups. */
+INLINE int panels(Convolution s) {
+    const int width = blocks(s.out) / s.groups * BLOCK;
+    return s.groups * ((width + s.panel - 1) / s.panel);
+}
+
+/* One row of output, some panels. `lines[ky]` is the row of the map that the filter's row ky lies on; `shared`
+ * weights are the same for every group. */
+INLINE void convolve_row(Convolution s, const float *const *lines, Range filter, const float *weights,
+                         const float *bias, int shared, float *to, const float *add, Range some) {
+    const int width = blocks(s.out) / s.groups * BLOCK, inputs = s.in.channels / s.groups;
+    const int whole = width / s.panel, rest = width % s.panel, each = panels(s) / s.groups;
+    for (int i = some.first; i < some.last; i++) {
+        const int group = i / each, p = i % each, c = group * width + p * s.panel;
+        const int from = group * (inputs / s.in.block) * plane(s.in) + (s.in.left - s.before) * s.in.block;
+        const size_t inside_group = (size_t)(p * s.panel) * s.kernel * s.kernel * inputs;
+        const float *w = weights + (shared ? 0 : (size_t)(group * width) * s.kernel * s.kernel * inputs) + inside_group;
+        const int at = c / BLOCK * plane(s.out) + s.out.left * BLOCK;
+        if (p < whole)
+            convolve_panel(s, s.panel, lines, from, filter, w, bias ? bias + c : NULL, to + at, add ? add + at : NULL);
+        else if (rest)
+            convolve_panel(s, rest, lines, from, filter, w, bias ? bias + c : NULL, to + at, add ? add + at : NULL);
+    }
+}
+
+/* Some rows and panels of a convolution, packed weights [panel][ky][kx][input][channel of the panel]. The outer
+ * loop is over panels where `panels_first`: then the weights of a panel stay in the cache, else the row does. */
+INLINE void convolve(Convolution s, int panels_first, const float *in, const float *weights, const float *bias,
+                     int shared, float *out, const float *add, Range rows, Range some) {
+    if (some.first == 0)
+        for (int y = rows.first; y < rows.last; y++)
+            clear_borders(s.out, out + y * row(s.out));
+    for (int i = some.first; i < some.last; i += panels_first ? 1 : some.last - some.first) {
+        const Range now = panels_first ? (Range){i, i + 1} : some;
+        for (int y = rows.first; y < rows.last; y++) {
+            const Range filter = inside(s.kernel, s.stride, s.before, s.in.rows, y);
+            const float *lines[MAX_KERNEL];
+            for (int ky = filter.first; ky < filter.last; ky++)
+                lines[ky] = in + (y * s.stride - s.before + ky) * row(s.in);
+            convolve_row(s, lines, filter, weights, bias, shared, out + y * row(s.out),
+                         add ? add + y * row(s.out) : NULL, now);
+        }
+    }
+}
+
+INLINE void depthwise_tile(Depthwise s, int pixels, const float *const *lines, int from, Range filter,
+                           const float *weights, const float *bias, float *to) {
+    vec sums[MAX_SUMS];
+    UNROLL for (int p = 0; p < pixels; p++) sums[p] = load(bias);
+    for (int ky = filter.first; ky < filter.last; ky++) {
+        const float *x = lines[ky] + from;
+        UNROLL for (int kx = 0; kx < s.kernel; kx++) {
+            const vec w = load(weights + (ky * s.kernel + kx) * BLOCK);
+            UNROLL for (int p = 0; p < pixels; p++) sums[p] += load(x + (p * s.stride + kx) * BLOCK) * w;
+        }
+    }
+    UNROLL for (int p = 0; p < pixels; p++) store(to + p * BLOCK, activate(s.activation, sums[p]));
+}
+
+/* One row of a depthwise convolution, some blocks; weights [block][ky][kx][channel of the block]. */
+INLINE void depthwise_row(Depthwise s, const float *const *lines, Range filter, const float *weights,
+                          const float *bias, float *to, Range some) {
+    const int rest = s.out.columns % s.pixels, whole = s.out.columns - rest;
+    for (int b = some.first; b < some.last; b++) {
+        const float *w = weights + b * s.kernel * s.kernel * BLOCK;
+        for (int c = 0; c < BLOCK; c += VECTOR) {
+            const int from = b * plane(s.in) + (s.in.left - s.before) * BLOCK + c;
+            float *line = to + b * plane(s.out) + s.out.left * BLOCK + c;
+            for (int x = 0; x < whole; x += s.pixels)
+                depthwise_tile(s, s.pixels, lines, from + x * s.stride * BLOCK, filter, w + c, bias + b * BLOCK + c,
+                               line + x * BLOCK);
+            if (rest)
+                depthwise_tile(s, rest, lines, from + whole * s.stride * BLOCK, filter, w + c, bias + b * BLOCK + c,
+                               line + whole * BLOCK);
+        }
+    }
+}
+
+/* Some rows and blocks of a depthwise convolution. */
+INLINE void depthwise(Depthwise s, const float *in, const float *weights, const float *bias, float *out, Range rows,
+                      Range some) {
+    for (int y = rows.first; y < rows.last; y++) {
+        if (some.first == 0)
+            clear_borders(s.out, out + y * row(s.out));
+        const Range filter = inside(s.kernel, s.stride, s.before, s.in.rows, y);
+        const float *lines[MAX_KERNEL];
+        for (int ky = filter.first; ky < filter.last; ky++)
+            lines[ky] = in + (y * s.stride - s.before + ky) * row(s.in);
+        depthwise_row(s, lines, filter, weights, bias, out + y * row(s.out), some);
+    }
+}
+
+/* The mean of every channel, some blocks; `out` is a map of one pixel. */
+INLINE void pool(Map map, const float *in, float *out, Range some) {
+    for (int b = some.first; b < some.last; b++) {
+        for (int c = 0; c < BLOCK; c += VECTOR) {
+            vec total = all(0);
+            for (int y = 0; y < map.rows; y++) {
+                const float *line = in + y * row(map) + b * plane(map) + map.left * BLOCK + c;
+                vec even = all(0), odd = all(0);
+                for (int x = 0; x + 1 < map.columns; x += 2) {
+                    even += load(line + x * BLOCK);
+                    odd += load(line + (x + 1) * BLOCK);
+                }
+                if (map.columns % 2)
+                    even += load(line + (map.columns - 1) * BLOCK);
+                total += even + odd;
+            }
+            store(out + b * BLOCK + c, total * (1.0f / (float)(map.rows * map.columns)));
+        }
+    }
+}
+
+/* Every channel of some rows times its gate, in place. */
+INLINE void scale(Map map, float *values, const float *gates, Range rows) {
+    for (int y = rows.first; y < rows.last; y++) {
+        for (int b = 0; b < blocks(map); b++) {
+            for (int c = 0; c < BLOCK; c += VECTOR) {
+                float *line = values + y * row(map) + b * plane(map) + map.left * BLOCK + c;
+                const vec gate = load(gates + b * BLOCK + c);
+                for (int x = 0; x < map.columns; x++)
+                    store(line + x * BLOCK, load(line + x * BLOCK) * gate);
+            }
+        }
+    }
+}
+
+/* The shortcut: some rows of two maps of one shape but for their borders. */
+INLINE void sum(Map a_map, const float *a, Map b_map, const float *b, Map out_map, float *out, Range rows) {
+    for (int y = rows.first; y < rows.last; y++) {
+        clear_borders(out_map, out + y * row(out_map));
+        for (int i = 0; i < blocks(out_map); i++) {
+            const float *from = a + y * row(a_map) + i * plane(a_map) + a_map.left * BLOCK;
+            const float *other = b + y * row(b_map) + i * plane(b_map) + b_map.left * BLOCK;
+            float *to = out + y * row(out_map) + i * plane(out_map) + out_map.left * BLOCK;
+            for (int x = 0; x < out_map.columns * BLOCK; x += VECTOR)
+                store(to + x, load(from + x) + load(other + x));
+        }
+    }
+}
+#endif

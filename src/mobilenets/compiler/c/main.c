@@ -1,0 +1,26 @@
+/* Classify a picture of exactly MODEL_SIDE × MODEL_SIDE pixels:  ./main picture.ppm  (or .pgm for grey) */
+#include <stdio.h>
+
+#include "model.h"
+
+static _Alignas(64) unsigned char memory[MODEL_BYTES];
+static unsigned char pixels[MODEL_PIXELS];
+static float logits[MODEL_CLASSES];
+
+int main(int count, char **words) {
+    FILE *file = count == 2 ? fopen(words[1], "rb") : NULL;
+    int width, height, most, best = 0;
+    if (file == NULL || fscanf(file, MODEL_CHANNELS == 3 ? "P6 %d %d %d%*c" : "P5 %d %d %d%*c", &width, &height, &most) != 3
+        || width != MODEL_SIDE || height != MODEL_SIDE || fread(pixels, 1, MODEL_PIXELS, file) != MODEL_PIXELS)
+        return fprintf(stderr, "usage: main PICTURE.ppm, binary, %d x %d pixels\n", MODEL_SIDE, MODEL_SIDE), 2;
+    fclose(file);
+    const int code = model_open(memory, sizeof memory, 1);
+    if (code != MODEL_OK)
+        return fprintf(stderr, "%s\n", model_error(code)), 3;
+    model_run(memory, pixels, logits);
+    model_close(memory);
+    for (int i = 1; i < MODEL_CLASSES; i++)
+        best = logits[i] > logits[best] ? i : best;
+    printf("%s (class %d, logit %.4f)\n", model_labels[best], best, logits[best]);
+    return 0;
+}

@@ -1,0 +1,213 @@
+/* The model's interface (model.h): the caller's memory, the threads in it, and the path for this processor. */
+#include "model.h"
+
+#include <string.h>
+
+#include "paths.h"
+
+#ifndef MODEL_SINGLE_THREADED
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#endif
+
+#define OPENED 0x6d6f6269u
+#define SPINS 2000          /* about 20 µs before a waiting thread lets others run */
+
+extern const float model_weights[];
+
+typedef struct Model {
+    uint32_t opened;
+    int threads;
+    Network network;
+    Run run;
+#ifndef MODEL_SINGLE_THREADED
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    atomic_int turn;        /* counts runs; negative: stop */
+    atomic_int arrived, round;
+    int started;
+    pthread_t workers[MODEL_MAX_THREADS];
+    atomic_int next_part;
+#endif
+} Model;
+
+_Static_assert(sizeof(Model) + 128 <= MODEL_BYTES - MODEL_ARENA_BYTES, "MODEL_BYTES is too small");
+
+static Model *model_in(void *memory) { return (Model *)(((uintptr_t)memory + 63) & ~(uintptr_t)63); }
+static float *arena_in(Model *model) { return (float *)(((uintptr_t)(model + 1) + 63) & ~(uintptr_t)63); }
+
+static void run_steps(Model *model, int part);
+
+#ifdef MODEL_SINGLE_THREADED
+static int start(Model *model) { return model->threads == 1 ? MODEL_OK : MODEL_NO_THREADS; }
+static void stop(Model *model) { (void)model; }
+static void run_all(Model *model) { run_steps(model, 0); }
+static void meet(Model *model) { (void)model; }
+#else
+static void wait_a_moment(int *spins) {
+    if (++*spins > SPINS)
+        sched_yield();
+#if defined(__x86_64__)
+    else
+        __builtin_ia32_pause();
+#endif
+}
+
+/* Wait until all threads have arrived. */
+static void meet(Model *model) {
+    const int round = atomic_load_explicit(&model->round, memory_order_relaxed);
+    int spins = 0;
+    if (model->threads == 1)
+        return;
+    if (atomic_fetch_add_explicit(&model->arrived, 1, memory_order_acq_rel) + 1 == model->threads) {
+        atomic_store_explicit(&model->arrived, 0, memory_order_relaxed);
+        atomic_store_explicit(&model->round, round + 1, memory_order_release);
+        return;
+    }
+    while (atomic_load_explicit(&model->round, memory_order_acquire) == round)
+        wait_a_moment(&spins);
+}
+
+static void *work(void *memory) {
+    Model *model = memory;
+    const int part = atomic_fetch_add(&model->next_part, 1);
+    for (int seen = 0;;) {
+        int spins = 0;
+        while (atomic_load_explicit(&model->turn, memory_order_acquire) == seen && spins < SPINS)
+            wait_a_moment(&spins);
+        pthread_mutex_lock(&model->mutex);
+        while (atomic_load(&model->turn) == seen)
+            pthread_cond_wait(&model->changed, &model->mutex);
+        pthread_mutex_unlock(&model->mutex);
+        seen = atomic_load(&model->turn);
+        if (seen < 0)
+            return NULL;
+        run_steps(model, part);
+    }
+}
+
+static void announce(Model *model, int turn) {
+    pthread_mutex_lock(&model->mutex);
+    atomic_store_explicit(&model->turn, turn, memory_order_release);
+    pthread_cond_broadcast(&model->changed);
+    pthread_mutex_unlock(&model->mutex);
+}
+
+static void stop(Model *model) {
+    if (model->threads == 1)
+        return;
+    announce(model, -1);
+    for (int i = 0; i < model->started; i++)
+        pthread_join(model->workers[i], NULL);
+    pthread_cond_destroy(&model->changed);
+    pthread_mutex_destroy(&model->mutex);
+}
+
+static int start(Model *model) {
+    if (model->threads == 1)
+        return MODEL_OK;
+    if (pthread_mutex_init(&model->mutex, NULL))
+        return MODEL_NO_THREADS;
+    if (pthread_cond_init(&model->changed, NULL)) {
+        pthread_mutex_destroy(&model->mutex);
+        return MODEL_NO_THREADS;
+    }
+    atomic_init(&model->next_part, 1);
+    for (; model->started < model->threads - 1; model->started++) {
+        if (pthread_create(&model->workers[model->started], NULL, work, model)) {
+            stop(model);
+            return MODEL_NO_THREADS;
+        }
+    }
+    return MODEL_OK;
+}
+
+static void run_all(Model *model) {
+    if (model->threads > 1) {
+        const int turn = atomic_load_explicit(&model->turn, memory_order_relaxed);
+        announce(model, turn == INT32_MAX ? 1 : turn + 1);
+    }
+    run_steps(model, 0);
+}
+#endif
+
+/* Every thread does its share of every step; the next step begins when all are done. */
+static void run_steps(Model *model, int part) {
+    for (int i = 0; i < model->network.count; i++) {
+        model->network.steps[i].run(&model->run, part, model->threads);
+        meet(model);
+    }
+}
+
+/* The best path that this processor can run. */
+static const Network *best_path(const char **name) {
+#define TRY(path, condition)          \
+    if (condition) {                  \
+        *name = #path;                \
+        return &network_##path;       \
+    }
+    MODEL_PATHS(TRY)
+#undef TRY
+    *name = "";
+    return NULL;
+}
+
+const char *model_path(void) {
+    const char *name;
+    best_path(&name);
+    return name;
+}
+
+int model_open(void *memory, size_t bytes, int threads) {
+    const char *name;
+    const Network *network = best_path(&name);
+    Model *model = model_in(memory);
+    if (bytes < MODEL_BYTES)
+        return MODEL_TOO_SMALL;
+    memset(model, 0, sizeof *model);
+    if (network == NULL)
+        return MODEL_WRONG_CPU;
+    if (threads < 1 || threads > MODEL_MAX_THREADS)
+        return MODEL_WRONG_THREADS;
+    model->threads = threads;
+    model->network = *network;
+    model->run.weights = model_weights;
+    model->run.arena = arena_in(model);
+    const int code = start(model);
+    if (code == MODEL_OK)
+        model->opened = OPENED;
+    return code;
+}
+
+int model_run(void *memory, const uint8_t *pixels, float *logits) {
+    Model *model = model_in(memory);
+    if (model->opened != OPENED)
+        return MODEL_NOT_OPEN;
+    model->run.pixels = pixels;
+    run_all(model);
+    memcpy(logits, model->run.arena + model->network.logits, MODEL_CLASSES * sizeof *logits);
+    return MODEL_OK;
+}
+
+void model_close(void *memory) {
+    Model *model = model_in(memory);
+    if (model->opened == OPENED)
+        stop(model);
+    model->opened = 0;
+}
+
+size_t model_bytes(void) { return MODEL_BYTES; }
+const int model_side = MODEL_SIDE, model_channels = MODEL_CHANNELS, model_classes = MODEL_CLASSES;
+
+const char *model_error(int code) {
+    switch (code) {
+    case MODEL_OK: return "done";
+    case MODEL_TOO_SMALL: return "the memory is smaller than MODEL_BYTES";
+    case MODEL_WRONG_CPU: return "this library was compiled for instructions that this processor does not have";
+    case MODEL_WRONG_THREADS: return "the number of threads must lie between 1 and MODEL_MAX_THREADS";
+    case MODEL_NO_THREADS: return "no more threads could be started";
+    case MODEL_NOT_OPEN: return "model_open did not succeed on this memory";
+    default: return "an unknown code";
+    }
+}

@@ -1,0 +1,135 @@
+/* Vectors of VECTOR floats: 16 (AVX-512), 8 (AVX), 4 (SSE, NEON, WASM) or 1, and what the kernels do with
+ * them. The compiler's vector extensions give + - * and broadcasting; the rest is here. */
+#ifndef VECTORS_H
+#define VECTORS_H
+
+#include <math.h>
+#include <stdint.h>
+
+#define INLINE static inline __attribute__((always_inline, unused))
+#define PRAGMA(text) _Pragma(#text)
+#ifdef __clang__
+#define UNROLL PRAGMA(clang loop unroll(full))
+#define UNROLL_BY(n) PRAGMA(clang loop unroll_count(n))
+#else
+#define UNROLL PRAGMA(GCC unroll 64)
+#define UNROLL_BY(n) PRAGMA(GCC unroll n)
+#endif
+
+#ifndef VECTOR
+#if defined(__AVX512F__)
+#define VECTOR 16
+#elif defined(__AVX__)
+#define VECTOR 8
+#elif defined(__SSE2__) || defined(__ARM_NEON) || defined(__wasm_simd128__)
+#define VECTOR 4
+#else
+#define VECTOR 1
+#endif
+#endif
+
+/* What suits this kind of vector: 32 registers of 16 or of 4 floats, 16 of 8 or of 4, or no vectors. */
+#if VECTOR == 16
+#define PICK(avx512, avx, neon, sse, scalar) avx512
+#elif VECTOR == 8
+#define PICK(avx512, avx, neon, sse, scalar) avx
+#elif VECTOR == 4 && defined(__aarch64__)
+#define PICK(avx512, avx, neon, sse, scalar) neon
+#elif VECTOR == 4
+#define PICK(avx512, avx, neon, sse, scalar) sse
+#else
+#define PICK(avx512, avx, neon, sse, scalar) scalar
+#endif
+
+#if VECTOR > 1
+typedef float vec __attribute__((vector_size(4 * VECTOR)));
+typedef int32_t ints __attribute__((vector_size(4 * VECTOR)));
+typedef float unaligned __attribute__((vector_size(4 * VECTOR), aligned(4), may_alias));
+#else
+typedef float vec, unaligned;
+typedef int32_t ints;
+#endif
+
+INLINE vec load(const float *from) { return *(const unaligned *)from; }
+INLINE void store(float *to, vec value) { *(unaligned *)to = value; }
+INLINE vec all(float value) { return value - (vec){0}; }
+
+/* One instruction each; a comparison and a choice of bits where the compiler has no name for it. */
+#if VECTOR == 16
+#include <immintrin.h>
+INLINE vec larger(vec a, vec b) { return (vec)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE vec smaller(vec a, vec b) { return (vec)_mm512_min_ps((__m512)a, (__m512)b); }
+#elif VECTOR == 8
+#include <immintrin.h>
+INLINE vec larger(vec a, vec b) { return (vec)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE vec smaller(vec a, vec b) { return (vec)_mm256_min_ps((__m256)a, (__m256)b); }
+#elif VECTOR == 4 && defined(__SSE2__)
+#include <immintrin.h>
+INLINE vec larger(vec a, vec b) { return (vec)_mm_max_ps((__m128)a, (__m128)b); }
+INLINE vec smaller(vec a, vec b) { return (vec)_mm_min_ps((__m128)a, (__m128)b); }
+#elif VECTOR == 4 && defined(__ARM_NEON)
+#include <arm_neon.h>
+INLINE vec larger(vec a, vec b) { return (vec)vmaxq_f32((float32x4_t)a, (float32x4_t)b); }
+INLINE vec smaller(vec a, vec b) { return (vec)vminq_f32((float32x4_t)a, (float32x4_t)b); }
+#elif VECTOR == 4 && defined(__wasm_simd128__)
+#include <wasm_simd128.h>
+INLINE vec larger(vec a, vec b) { return (vec)wasm_f32x4_pmax((v128_t)a, (v128_t)b); }
+INLINE vec smaller(vec a, vec b) { return (vec)wasm_f32x4_pmin((v128_t)a, (v128_t)b); }
+#elif VECTOR > 1
+INLINE vec larger(vec a, vec b) {
+    ints first = a > b;
+    return (vec)((first & (ints)a) | (~first & (ints)b));
+}
+INLINE vec smaller(vec a, vec b) { return -larger(-a, -b); }
+#else
+INLINE vec larger(vec a, vec b) { return a > b ? a : b; }
+INLINE vec smaller(vec a, vec b) { return a < b ? a : b; }
+#endif
+
+#if VECTOR > 1
+INLINE vec power_of_two(vec whole) { return (vec)((__builtin_convertvector(whole, ints) + 127) << 23); }
+INLINE vec sign_of(vec x) { return (vec)((ints)x & INT32_MIN); }
+INLINE vec with_sign(vec magnitude, vec sign) { return (vec)((ints)magnitude | (ints)sign); }
+#else
+INLINE vec power_of_two(vec whole) { return ldexpf(1.0f, (int)whole); }
+INLINE vec sign_of(vec x) { return copysignf(0.0f, x); }
+INLINE vec with_sign(vec magnitude, vec sign) { return copysignf(magnitude, sign); }
+#endif
+
+/* eˣ for x ≤ 0, within 2 units in the last place: 2ⁿ · eʳ, |r| ≤ ln 2 / 2 (the constants of Cephes' expf). */
+INLINE vec exponential(vec x) {
+    x = larger(x, all(-87.0f));
+    const vec round = all(12582912.0f); /* 1.5 · 2²³: adding and subtracting it rounds to a whole number */
+    vec n = (x * 1.44269504f + round) - round;
+    vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vec p = all(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    return (p * r * r + r + 1.0f) * power_of_two(n);
+}
+
+/* erf(x) within 2e-7: Abramowitz and Stegun, formula 7.1.26. */
+INLINE vec error_function(vec x) {
+    vec sign = sign_of(x), size = larger(x, -x);
+    vec t = 1.0f / (1.0f + 0.3275911f * size);
+    vec p = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
+    return with_sign(1.0f - p * exponential(-size * size), sign);
+}
+
+typedef enum { NONE, RELU, RELU6, HARD_SWISH, HARD_SIGMOID, GELU } Activation;
+
+INLINE vec activate(Activation kind, vec x) {
+    switch (kind) {
+    case RELU: return larger(x, all(0));
+    case RELU6: return smaller(larger(x, all(0)), all(6));
+    case HARD_SIGMOID: return smaller(larger(x + 3.0f, all(0)), all(6)) * (1.0f / 6);
+    case HARD_SWISH: return x * smaller(larger(x + 3.0f, all(0)), all(6)) * (1.0f / 6);
+    case GELU: return 0.5f * x * (1.0f + error_function(x * 0.70710678f));
+    case NONE: break;
+    }
+    return x;
+}
+#endif

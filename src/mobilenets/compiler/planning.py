@@ -1,0 +1,494 @@
+"""What the compiled program does, in order: steps over feature maps, their tiles, and where each map lies.
+
+A `Step` is one call of a kernel on the whole of a map. `plan` chooses for each convolution how many
+pixels and output channels a tile holds, by vector length, and which loop is the outer one; gives every map
+the borders that its readers need; and lays maps that are never alive together over each other in one
+arena of known size.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from mobilenets import spec as specs
+from mobilenets.compiler import folding
+from mobilenets.compiler.folding import Activation, Attention, Convolution, Gate, Network
+from mobilenets.spec import Spec, output_size
+
+BLOCK = 16
+"""Channels of a block of a map: the longest vector, so that one packing serves all."""
+ALIGNMENT = 16
+"""Floats: a cache line."""
+
+
+@dataclass
+class Map:
+    """A feature map in the arena; see `c/kernels.h` for its layout."""
+
+    name: str
+    channels: int
+    rows: int
+    columns: int
+    block: int = BLOCK
+    left: int = 0
+    """Columns of zeros, as many as a reader's padding needs."""
+    right: int = 0
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of channels."""
+        return -(-self.channels // self.block)
+
+    @property
+    def floats(self) -> int:
+        """Values that it takes, borders and fill included."""
+        return self.rows * self.blocks * (self.left + self.columns + self.right) * self.block
+
+
+class Tile(NamedTuple):
+    """Pixels × vectors of output channels whose sums are held in registers."""
+
+    pixels: int
+    vectors: int
+
+
+class Registers(NamedTuple):
+    """What one kind of vector offers: its floats, and how many sums fit beside the operands."""
+
+    lanes: int
+    sums: int
+
+
+REGISTERS = {
+    "avx512": Registers(16, 28),
+    "avx": Registers(8, 12),
+    "neon": Registers(4, 24),
+    "sse": Registers(4, 12),
+    "scalar": Registers(1, 12),
+}
+"""By kind of vector, in the order of the arguments of the macro `PICK` of `c/vectors.h`."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One kernel over `reads`, writing `writes`."""
+
+    title: str
+    reads: tuple[Map, ...]
+    writes: Map
+
+    @property
+    def units(self) -> int:
+        """Into how many pieces the step can be cut for threads."""
+        return self.writes.rows
+
+
+@dataclass(frozen=True)
+class Normalise(_Step):
+    """The picture's bytes to numbers."""
+
+
+@dataclass(frozen=True)
+class Convolve(_Step):
+    """A convolution, and the sum with the shortcut where `add`.
+
+    Its weights are `convolution`'s, or where that is `None` the packed map `reads[1]`, the same for
+    every group.
+    """
+
+    convolution: Convolution | None
+    groups: int
+    activation: Activation
+    before: int
+    tiles: tuple[Tile, ...]
+    """One for each of `REGISTERS`."""
+    panel: int
+    panels_first: bool
+    add: Map | None = None
+
+    @property
+    def kernel(self) -> int:
+        """Side of the filter."""
+        return self.convolution.kernel if self.convolution else 1
+
+    @property
+    def stride(self) -> int:
+        """Stride of the filter."""
+        return self.convolution.stride if self.convolution else 1
+
+    @property
+    def panels(self) -> int:
+        """Panels of output channels, over all groups."""
+        return self.groups * -(-self.writes.blocks // self.groups * BLOCK // self.panel)
+
+    @property
+    def units(self) -> int:
+        """Panels, where they are the outer loop, else rows."""
+        return self.panels if self.panels_first else self.writes.rows
+
+
+@dataclass(frozen=True)
+class Depthwise(_Step):
+    """A depthwise convolution."""
+
+    convolution: Convolution
+    before: int
+    pixels: tuple[int, ...]
+    """One for each of `REGISTERS`."""
+
+    @property
+    def kernel(self) -> int:
+        """Side of the filter."""
+        return self.convolution.kernel
+
+
+@dataclass(frozen=True)
+class PoolMap(_Step):
+    """Global average pooling."""
+
+    @property
+    def units(self) -> int:
+        """Blocks of channels."""
+        return self.writes.blocks
+
+
+@dataclass(frozen=True)
+class Scale(_Step):
+    """A map times its gates, in place: `reads` is the map and the gates, `writes` the map again."""
+
+
+@dataclass(frozen=True)
+class Add(_Step):
+    """The shortcut, where no convolution stands in front of it."""
+
+
+@dataclass(frozen=True)
+class Pack(_Step):
+    """Attention's keys or values, as the weights of a convolution."""
+
+    what: str
+    """`keys` or `values`."""
+    panel: int
+
+    @property
+    def units(self) -> int:
+        """It is not cut."""
+        return 1
+
+
+@dataclass(frozen=True)
+class Softmax(_Step):
+    """Attention's softmax over the keys, in place."""
+
+    keys: int
+    heads: int
+
+
+Step = Normalise | Convolve | Depthwise | PoolMap | Scale | Add | Pack | Softmax
+
+
+class Place(NamedTuple):
+    """Where a map lies in the arena, in floats, and the steps during which it is alive."""
+
+    offset: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole program."""
+
+    spec: Spec
+    steps: tuple[Step, ...]
+    places: dict[int, Place] = field(repr=False)
+    """By `id` of the map."""
+    logits: Map
+    arena_floats: int
+
+    @property
+    def arena_bytes(self) -> int:
+        """Memory for all maps: the exact peak."""
+        return 4 * self.arena_floats
+
+    def offset(self, at: Map) -> int:
+        """Where `at` lies in the arena, in floats."""
+        return self.places[id(at)].offset
+
+
+def plan(spec: Spec, network: Network) -> Plan:
+    """The steps of `network`, which `fold` made of a checkpoint of `spec`."""
+    builder = _Builder(spec)
+    current = builder.picture()
+    for index, block in enumerate(network.blocks):
+        current = builder.block(f"blocks.{index}", block, current)
+    current = builder.pool("pool", current)
+    for convolution in network.head:
+        current = builder.convolve(convolution, current)
+    _share_borders(builder.steps)
+    places, size = _allocate(builder.steps, current)
+    return Plan(spec, tuple(builder.steps), places, current, size)
+
+
+class _Builder:
+    """Collects steps; every method returns the map that its last step writes."""
+
+    def __init__(self, spec: Spec):
+        self.spec = spec
+        self.steps: list[Step] = []
+
+    def picture(self) -> Map:
+        spec = self.spec
+        seen = Map("picture", spec.channels, spec.resolution, spec.resolution, block=spec.channels)
+        self.steps.append(Normalise("the picture, normalised", (), seen))
+        return seen
+
+    def block(self, name: str, block: folding.Block, entering: Map) -> Map:
+        current = entering
+        for index, operation in enumerate(block.operations):
+            shortcut = entering if block.residual and index == len(block.operations) - 1 else None
+            match operation:
+                case Convolution() if operation.depthwise:
+                    current = self.depthwise(operation, current)
+                case Convolution():
+                    current, shortcut = self.convolve(operation, current, add=shortcut), None
+                case Gate():
+                    current = self.gate(operation, current)
+                case Attention():
+                    current, shortcut = self.attention(operation, current, add=shortcut), None
+            if shortcut is not None:
+                total = replace(current, name=f"{name}.sum", left=0, right=0)
+                self.steps.append(Add(f"{name}: the shortcut", (current, shortcut), total))
+                current = total
+        return current
+
+    def convolve(self, convolution: Convolution, entering: Map, *, add: Map | None = None) -> Map:
+        convolution = _with_whole_blocks(convolution)
+        size = output_size(entering.rows, convolution.stride)
+        out = Map(convolution.path, convolution.c_out, size, size)
+        before = self._pad(entering, convolution, size)
+        values = convolution.kernel**2 * convolution.c_in // convolution.groups
+        self.steps.append(
+            Convolve(
+                _title(convolution, entering, out),
+                (entering,),
+                out,
+                convolution,
+                convolution.groups,
+                convolution.activation,
+                before,
+                *_tiling(out, convolution.groups, values, entering),
+                add=add,
+            )
+        )
+        return out
+
+    def depthwise(self, convolution: Convolution, entering: Map) -> Map:
+        entering = self._in_blocks(entering)
+        size = output_size(entering.rows, convolution.stride)
+        out = Map(convolution.path, convolution.c_out, size, size)
+        before = self._pad(entering, convolution, size)
+        pixels = tuple(_even_pixels(size, min(14, kind.sums - 5)) for kind in REGISTERS.values())
+        title = _title(convolution, entering, out)
+        self.steps.append(Depthwise(title, (entering,), out, convolution, before, pixels))
+        return out
+
+    def _in_blocks(self, entering: Map) -> Map:
+        """A picture's pixels, one channel block each, for the kernels that are not made for pictures."""
+        if entering.block == BLOCK:
+            return entering
+        weight = np.eye(entering.channels)[:, :, None, None]
+        return self.convolve(Convolution("picture.blocks", weight, np.zeros(entering.channels)), entering)
+
+    def _pad(self, entering: Map, convolution: Convolution, size: int) -> int:
+        """Padding before the map; its borders grow to what this reader needs."""
+        kernel, stride = convolution.kernel, convolution.stride
+        before, _ = specs.padding_amounts(entering.rows, kernel, stride, self.spec.padding)
+        entering.left = max(entering.left, before)
+        entering.right = max(entering.right, (size - 1) * stride + kernel - before - entering.columns)
+        return before
+
+    def pool(self, name: str, entering: Map) -> Map:
+        entering = self._in_blocks(entering)
+        means = Map(name, entering.channels, 1, 1)
+        self.steps.append(PoolMap(f"{name}: the mean of each channel", (entering,), means))
+        return means
+
+    def gate(self, gate: Gate, entering: Map) -> Map:
+        entering = self._in_blocks(entering)
+        means = self.pool(f"{gate.path}.pool", entering)
+        gates = self.convolve(gate.expand, self.convolve(gate.reduce, means))
+        self.steps.append(Scale(f"{gate.path}: every channel times its gate", (entering, gates), entering))
+        return entering
+
+    def attention(self, attention: Attention, entering: Map, *, add: Map | None) -> Map:
+        heads, dim = attention.heads, attention.key.c_out
+        entering = self.depthwise(attention.norm, entering)
+        query = self.convolve(_heads_out(attention.query, heads, dim), entering)
+        key = self._one_head(attention.key_reduce, attention.key, entering)
+        value = self._one_head(attention.value_reduce, attention.value, entering)
+        keys = key.rows * key.columns
+        padded, wide = _whole_blocks(keys), _whole_blocks(dim)
+        scores = Map(f"{attention.path}.scores", heads * padded, entering.rows, entering.columns)
+        mixed = Map(f"{attention.path}.mixed", heads * wide, entering.rows, entering.columns)
+        self._product(f"{attention.path}: queries times keys", query, key, "keys", heads, wide, scores)
+        self.steps.append(Softmax(f"{attention.path}: softmax", (scores,), scores, keys, heads))
+        self._product(f"{attention.path}: scores times values", scores, value, "values", heads, padded, mixed)
+        return self.convolve(_heads_in(attention.output, heads, dim), mixed, add=add)
+
+    def _one_head(self, reduce: Convolution | None, convolution: Convolution, entering: Map) -> Map:
+        """The keys or the values, which all heads share."""
+        return self.convolve(convolution, self.depthwise(reduce, entering) if reduce else entering)
+
+    def _product(
+        self, title: str, left: Map, right: Map, what: str, heads: int, values: int, out: Map
+    ) -> None:
+        """`left` times `right`, head by head, as a convolution whose weights are `right`."""
+        tiles, panel, panels_first = _tiling(out, heads, values, left)
+        weights = Map(f"{right.name}.packed", values * out.blocks // heads * BLOCK, 1, 1)
+        self.steps.append(Pack(f"{right.name} as weights", (right,), weights, what, panel))
+        self.steps.append(
+            Convolve(title, (left, weights), out, None, heads, "none", 0, tiles, panel, panels_first)
+        )
+
+
+def _title(convolution: Convolution, entering: Map, out: Map) -> str:
+    kind = "depthwise " if convolution.depthwise else ""
+    side = f"{kind}{convolution.kernel} × {convolution.kernel}"
+    stride = f", stride {convolution.stride}" if convolution.stride > 1 else ""
+    active = "" if convolution.activation == "none" else f", {convolution.activation}"
+    maps = f"{entering.channels} × {entering.rows} × {entering.columns} → "
+    return f"{convolution.path}: {side}{stride}, {maps}{out.channels} × {out.rows} × {out.columns}{active}"
+
+
+def _whole_blocks(channels: int) -> int:
+    return -(-channels // BLOCK) * BLOCK
+
+
+def _with_whole_blocks(convolution: Convolution) -> Convolution:
+    """Groups that do not fill whole blocks become one group, with zeros for weights between groups."""
+    groups, (out, inputs, _, _) = convolution.groups, convolution.weight.shape
+    if groups == 1 or (inputs % BLOCK == 0 and out // groups % BLOCK == 0):
+        return convolution
+    dense = np.zeros((out, inputs * groups, convolution.kernel, convolution.kernel))
+    each = out // groups
+    for group in range(groups):
+        rows = slice(group * each, (group + 1) * each)
+        dense[rows, group * inputs : (group + 1) * inputs] = convolution.weight[rows]
+    return replace(convolution, weight=dense, groups=1)
+
+
+def _heads_out(convolution: Convolution, heads: int, dim: int) -> Convolution:
+    """Every head's output channels filled up to whole blocks."""
+    weight = convolution.weight.reshape(heads, dim, -1)
+    filled = np.pad(weight, ((0, 0), (0, _whole_blocks(dim) - dim), (0, 0)))
+    rows = heads * _whole_blocks(dim)
+    return replace(convolution, weight=filled.reshape(rows, -1, 1, 1), bias=np.zeros(rows))
+
+
+def _heads_in(convolution: Convolution, heads: int, dim: int) -> Convolution:
+    """The same for the input channels."""
+    weight = convolution.weight.reshape(-1, heads, dim)
+    filled = np.pad(weight, ((0, 0), (0, 0), (0, _whole_blocks(dim) - dim)))
+    return replace(convolution, weight=filled.reshape(len(weight), -1, 1, 1))
+
+
+def _even_pixels(columns: int, most: int) -> int:
+    """Tiles of one width where possible: the fewest tiles of at most `most` pixels, as even as can be."""
+    return -(-columns // -(-columns // most))
+
+
+_NEAR = 24 * 1024
+"""Bytes that stay in a first-level cache beside what else is touched."""
+
+
+def _tiling(out: Map, groups: int, values: int, entering: Map) -> tuple[tuple[Tile, ...], int, bool]:
+    """Tiles, the width of a panel of packed weights, and whether panels are the outer loop.
+
+    `values` is how many inputs each sum has.
+    """
+    width = out.blocks // groups * BLOCK
+    tiles = tuple(_tile(out.columns, width, kind) for kind in REGISTERS.values())
+    widest = REGISTERS["avx512"]
+    panel = tiles[0].vectors * widest.lanes
+    weights, maps = 4 * values * width * groups, 4 * entering.floats
+    rows_first = weights * (out.rows if weights > _NEAR else 1) + maps
+    panels = groups * -(-width // panel)
+    panels_first = maps * (panels if maps > _NEAR else 1) + weights
+    return tiles, panel, panels_first < rows_first or out.rows == 1
+
+
+def _tile(columns: int, width: int, kind: Registers) -> Tile:
+    """The tile with the fewest cycles for a row of `columns` pixels and `width` channels.
+
+    A cycle does two multiply-adds or two loads; sums depend on each other four cycles apart; a tile's
+    loop costs about a cycle of its own.
+    """
+
+    def cycles(tile: Tile) -> float:
+        def one(pixels: int) -> float:
+            sums = pixels * tile.vectors
+            return max(sums / 2, (pixels + tile.vectors) / 2, 4) + 1 if pixels else 0.0
+
+        whole, rest = divmod(columns, tile.pixels)
+        across = math.ceil(width / (tile.vectors * kind.lanes))
+        return across * (whole * one(tile.pixels) + one(rest))
+
+    vectors = [v for v in (1, 2, 3, 4, 6, 8, 16) if _fits(v * kind.lanes, width)]
+    tiles = [
+        Tile(_even_pixels(columns, pixels), v)
+        for v in vectors
+        for pixels in range(1, min(14, kind.sums // v) + 1)
+    ]
+    return min(tiles, key=cycles)
+
+
+def _fits(channels: int, width: int) -> bool:
+    """Whether tiles of `channels` start at blocks, or lie inside one."""
+    return channels <= width and (channels % BLOCK == 0 or BLOCK % channels == 0)
+
+
+def _share_borders(steps: Sequence[Step]) -> None:
+    """A shortcut lies like the map that it is added to: one address does for both."""
+    pairs = [(step.writes, step.add) for step in steps if isinstance(step, Convolve) and step.add is not None]
+    for _ in pairs:  # a border travels along a chain of shortcuts, whose length this bounds
+        for out, add in pairs:
+            out.left = add.left = max(out.left, add.left)
+            out.right = add.right = max(out.right, add.right)
+
+
+def _allocate(steps: Sequence[Step], logits: Map) -> tuple[dict[int, Place], int]:
+    """Places for all maps: the largest first, each as low as those alive at the same time allow."""
+    spans: dict[int, tuple[Map, int, int]] = {}
+    for index, step in enumerate(steps):
+        for at in _touched(step):
+            _, first, _ = spans.get(id(at), (at, index, index))
+            spans[id(at)] = (at, first, index)
+    at, first, _ = spans[id(logits)]
+    spans[id(logits)] = (at, first, len(steps))
+    places: dict[int, Place] = {}
+    sizes: dict[int, int] = {}
+    for at, first, last in sorted(spans.values(), key=lambda span: (-span[0].floats, span[1])):
+        size = -(-at.floats // ALIGNMENT) * ALIGNMENT
+        taken = sorted(
+            (place.offset, place.offset + sizes[key])
+            for key, place in places.items()
+            if place.first <= last and first <= place.last
+        )
+        offset = 0
+        for start, end in taken:
+            if offset + size <= start:
+                break
+            offset = max(offset, end)
+        places[id(at)], sizes[id(at)] = Place(offset, first, last), size
+    return places, max(place.offset + sizes[key] for key, place in places.items())
+
+
+def _touched(step: Step) -> Iterable[Map]:
+    yield from step.reads
+    yield step.writes
+    if isinstance(step, Convolve) and step.add is not None:
+        yield step.add

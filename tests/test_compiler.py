@@ -1,0 +1,407 @@
+"""The compiler against torch in float64: what it makes of a network computes what the network computes."""
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+pytest.importorskip("torch", reason="torch is not installed: pip install 'mobilenets[train]'")
+
+import torch
+
+from calibrated import TINY, calibrated
+from mobilenets import zoo
+from mobilenets.compiler import plan_of, toolchain, translate
+from mobilenets.compiler.emission import comment, text
+from mobilenets.compiler.planning import REGISTERS, Convolve
+from mobilenets.errors import CheckpointError, EnvironmentFault, UnknownName
+from mobilenets.exporting import export
+from mobilenets.network import from_checkpoint
+from mobilenets.prediction import predict
+from mobilenets.preprocessing import MODE_OF_CHANNELS, affine
+from mobilenets.runtime import open_session
+from mobilenets.runtime.shared_library import Library
+from mobilenets.tolerances import agreement
+from spec_strategies import specs
+
+if not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
+    pytest.skip("there is no C compiler here", allow_module_level=True)
+
+HERE = {"avx512": "avx512f", "avx2": "avx2", "sse2": "sse2"}
+"""Code paths for x86, and the flag by which /proc/cpuinfo says that this processor has them."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory):
+    """Libraries compiled here do not fill the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOBILENETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    return calibrated()
+
+
+def processor_flags():
+    return Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+
+
+def pictures(spec, n=2, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (n, spec.resolution, spec.resolution, spec.channels), dtype=np.uint8)
+
+
+def in_float64(checkpoint, pixels):
+    factor, offset = affine(checkpoint.manifest.preprocessing)
+    seen = torch.from_numpy(pixels.astype(np.float32) * factor + offset).double()
+    with torch.inference_mode():
+        return from_checkpoint(checkpoint).double()(seen.permute(0, 3, 1, 2)).numpy()
+
+
+def run(*command, **how):
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=False, **how)
+
+
+def built(checkpoint, folder, path, *flags):
+    """A library of `checkpoint` with one code path, with the compiler's further `flags`."""
+    compiler = toolchain.find_compiler()
+    toolchain.write_sources(translate(checkpoint), [path], folder)
+    return toolchain.compile_library(folder, [path], compiler, flags=flags)
+
+
+def small(spec):
+    """At the smallest odd resolution, where there is no even tile."""
+    return dataclasses.replace(spec, resolution=65, classes=11)
+
+
+NETWORKS = ["mobilenet_v3_small_100", "mobilenet_v4_conv_small_035"]
+ALL = [
+    "mobilenet_v1_025",
+    "mobilenet_v2_035",
+    "mobilenet_v3_large_minimalistic_100",
+    "mobilenet_v1_100",
+    "mobilenet_v2_140",
+    "mobilenet_v3_large_100",
+    "mobilenet_v4_conv_medium",
+    "mobilenet_v4_hybrid_medium",
+    "mobilenet_v4_hybrid_large",
+    "mobilenet_edgetpu_100",
+]
+
+
+def close(checkpoint, pixels, logits):
+    """Within 1e-4 of a standard deviation of the logits, and the same best class."""
+    return agreement(in_float64(checkpoint, pixels).astype(np.float32), logits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*NETWORKS, *(pytest.param(name, marks=pytest.mark.full) for name in ALL)])
+def test_networks_of_the_zoo_compute_the_same(name):
+    checkpoint = calibrated(small(zoo.build(name)))
+    pixels = pictures(checkpoint.spec, 4)
+    found = close(checkpoint, pixels, open_session(checkpoint, engine="compiled", threads=1).run(pixels))
+    assert found.holds, found
+
+
+def test_every_kind_of_op_computes_the_same(checkpoint):
+    pixels = pictures(checkpoint.spec, 16)
+    found = close(checkpoint, pixels, open_session(checkpoint, engine="compiled").run(pixels))
+    assert found.holds, found
+
+
+@pytest.mark.slow
+@settings(max_examples=4, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(spec=specs().filter(lambda spec: spec.channels in MODE_OF_CHANNELS))
+def test_any_legal_network_computes_the_same(spec):
+    checkpoint = calibrated(dataclasses.replace(spec, norm_epsilon=max(spec.norm_epsilon, 1e-3)))
+    pixels = pictures(spec, 3)
+    expected = in_float64(checkpoint, pixels)
+    logits = open_session(checkpoint, engine="compiled", threads=2).run(pixels)
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3 * max(1.0, np.abs(expected).max()))
+
+
+# --- every path ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def library_of(checkpoint, tmp_path_factory):
+    """Libraries with one path each, built when first asked for."""
+    known = {}
+
+    def library(path):
+        if path.name not in known:
+            known[path.name] = built(checkpoint, tmp_path_factory.mktemp(path.name), path)
+        return known[path.name]
+
+    return library
+
+
+ONE_EACH = [toolchain.AVX512, toolchain.AVX2, toolchain.SSE2, toolchain.TARGETS["scalar"][0]]
+
+
+@pytest.mark.parametrize("path", ONE_EACH, ids=lambda path: path.name)
+def test_every_path_computes_the_same(checkpoint, library_of, path):
+    if path.name in HERE and HERE[path.name] not in processor_flags():
+        pytest.skip(f"this processor has no {path.name}")
+    library = Library(library_of(path), threads=1)
+    assert library.path == path.name
+    pixels = pictures(checkpoint.spec, 4)
+    found = close(checkpoint, pixels, library.run(pixels))
+    assert found.holds, found
+
+
+@pytest.mark.slow
+def test_a_portable_library_has_all_paths_and_takes_the_best(checkpoint, tmp_path):
+    compiler = toolchain.find_compiler()
+    paths = toolchain.code_paths("x86-64", compiler)
+    toolchain.write_sources(translate(checkpoint), paths, tmp_path)
+    library = Library(toolchain.compile_library(tmp_path, paths, compiler), threads=1)
+    assert library.path == next(name for name, flag in HERE.items() if flag in processor_flags())
+
+
+def test_a_library_for_another_processor_says_so(checkpoint, tmp_path):
+    foreign = toolchain.CodePath("never", ("-O0", "-DVECTOR=1"), "0")
+    with pytest.raises(EnvironmentFault, match="instructions that this processor does not have"):
+        Library(built(checkpoint, tmp_path, foreign))
+
+
+def test_multiply_adds_are_fused(library_of):
+    """gcc's plain -std=c11 splits them, at half the speed."""
+    if shutil.which("objdump") is None:
+        pytest.skip("objdump is not here")
+    listing = run("objdump", "-d", str(library_of(toolchain.AVX2))).stdout
+    assert listing.count("vfmadd") > listing.count("vaddps")
+
+
+# --- the same, always ------------------------------------------------------------------------------
+
+
+def test_threads_and_runs_give_the_same_bits(checkpoint):
+    pixels = pictures(checkpoint.spec, 6)
+    once = open_session(checkpoint, engine="compiled", threads=1).run(pixels)
+    for threads in (1, 2, 3, 7):
+        session = open_session(checkpoint, engine="compiled", threads=threads)
+        for _ in range(3):
+            np.testing.assert_array_equal(session.run(pixels), once)
+
+
+def test_sessions_run_side_by_side(checkpoint):
+    pixels = pictures(checkpoint.spec, 8)
+    expected = open_session(checkpoint, engine="compiled", threads=1).run(pixels)
+    results = {}
+
+    def work(index):
+        session = open_session(checkpoint, engine="compiled", threads=2)
+        results[index] = [session.run(pixels) for _ in range(5)]
+
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(results) == len(workers)
+    for result in results.values():
+        for logits in result:
+            np.testing.assert_array_equal(logits, expected)
+
+
+# --- nothing outside its memory --------------------------------------------------------------------
+
+GUARDED = """
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "model.h"
+
+int main(void) {
+    enum { GUARD = 4096 };
+    for (int shift = 0; shift < 3; shift++) {
+        unsigned char *memory = malloc(MODEL_BYTES + shift);      /* exactly: the sanitizer guards its ends */
+        uint8_t *pixels = malloc(MODEL_PIXELS);
+        float *logits = malloc(MODEL_CLASSES * sizeof(float));
+        memset(memory, 0xff, MODEL_BYTES + shift);                  /* NaN everywhere */
+        for (int i = 0; i < MODEL_PIXELS; i++)
+            pixels[i] = (uint8_t)rand();
+        if (model_run(memory + shift, pixels, logits) != MODEL_NOT_OPEN) return 1;
+        if (model_open(memory + shift, MODEL_BYTES - 1, 1) != MODEL_TOO_SMALL) return 2;
+        if (model_open(memory + shift, MODEL_BYTES, 0) != MODEL_WRONG_THREADS) return 3;
+        if (model_open(memory + shift, MODEL_BYTES, 1 + shift) != MODEL_OK) return 4;
+        for (int run = 0; run < 3; run++)
+            if (model_run(memory + shift, pixels, logits) != MODEL_OK) return 5;
+        for (int i = 0; i < MODEL_CLASSES; i++)
+            if (!(logits[i] - logits[i] == 0)) return 6;
+        model_close(memory + shift);
+        if (model_run(memory + shift, pixels, logits) != MODEL_NOT_OPEN) return 7;
+        free(memory), free(pixels), free(logits);
+    }
+    printf("%s\\n", model_labels[0]);
+    return 0;
+}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [toolchain.AVX2, toolchain.TARGETS["scalar"][0]], ids=lambda path: path.name)
+def test_sanitizers_find_nothing(tmp_path, path):
+    """AddressSanitizer and UndefinedBehaviorSanitizer, memory of exactly the size asked for, odd shapes."""
+    spec = dataclasses.replace(TINY, resolution=37)
+    odd = '"\\n??/é*/'
+    checkpoint = calibrated(spec, labels=(odd, *"bcde"))
+    compiler = toolchain.find_compiler()
+    toolchain.write_sources(translate(checkpoint), [path], tmp_path)
+    (tmp_path / "guarded.c").write_text(GUARDED)
+    sources = ["network.c", "model.c", "labels.c", "weights.c", "guarded.c"]
+    flags = ["-std=gnu11", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    command = [*compiler.command, *flags, *path.flags, f"-DNETWORK=network_{path.name}", *sources]
+    made = run(*command, "-lm", "-pthread", "-o", "guarded", cwd=tmp_path)
+    if "asan" in made.stderr and made.returncode:
+        pytest.skip("the compiler has no sanitizers here")
+    assert made.returncode == 0, made.stderr
+    done = run(str(tmp_path / "guarded"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{odd}\n"
+
+
+def test_it_compiles_without_a_warning(checkpoint, tmp_path):
+    path = toolchain.TARGETS["scalar"][0]
+    toolchain.write_sources(translate(checkpoint), [path], tmp_path)
+    flags = ("-std=gnu11", "-O1", "-ffp-contract=fast", "-Wall", "-Wextra", "-Werror", *path.flags)
+    for compiler in filter(shutil.which, ("gcc", "clang")):
+        for source in ("network.c", "model.c", "labels.c", "weights.c", "main.c"):
+            if source == "main.c":
+                shutil.copy(Path(toolchain.__file__).parent / "c" / source, tmp_path)
+            named = f"-DNETWORK=network_{path.name}"
+            done = run(compiler, *flags, named, "-c", source, "-o", "unit.o", cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+
+
+# --- the plan --------------------------------------------------------------------------------------
+
+
+def test_maps_that_are_alive_together_do_not_overlap(checkpoint):
+    plan = plan_of(checkpoint)
+    maps = {id(at): at for step in plan.steps for at in (*step.reads, step.writes)}
+    places = [(place, maps[key].floats) for key, place in plan.places.items()]
+    for i, (one, size) in enumerate(places):
+        assert one.offset % 16 == 0
+        assert one.offset + size <= plan.arena_floats
+        for other, other_size in places[:i]:
+            together = one.first <= other.last and other.first <= one.last
+            apart = one.offset + size <= other.offset or other.offset + other_size <= one.offset
+            assert apart or not together
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2_100", "mobilenet_v4_hybrid_medium"])
+def test_tiles_fit_the_registers(name):
+    plan = plan_of(calibrated(zoo.build(name)))
+    for step in plan.steps:
+        if isinstance(step, Convolve):
+            for tile, kind in zip(step.tiles, REGISTERS.values(), strict=True):
+                assert tile.pixels * tile.vectors <= kind.sums
+                assert step.panel % 16 == 0
+
+
+# --- the bundle ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint, tmp_path_factory):
+    return export(checkpoint, "c", out=tmp_path_factory.mktemp("compiled") / "bundle")
+
+
+def test_a_bundle_runs_its_own_library(bundle, checkpoint):
+    assert bundle.certificate["comparison"]["relative"] <= 1e-4
+    assert bundle.certificate["versions"]["cc"]
+    session = open_session(bundle.folder)
+    assert session.engine == "compiled"
+    pixels = pictures(checkpoint.spec)
+    assert close(checkpoint, pixels, session.run(pixels)).holds
+
+
+def test_a_bundle_predicts_without_torch_and_without_a_compiler(bundle):
+    program = (
+        "import sys, mobilenets; "
+        "found = mobilenets.predict(sys.argv[1], [sys.argv[2]]); "
+        "assert 'torch' not in sys.modules; print(found[0].label)"
+    )
+    picture = next((bundle.folder / "golden").glob("*.png"))
+    done = run(sys.executable, "-c", program, str(bundle.folder), str(picture), env={"PATH": ""})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == predict(bundle.folder, [picture])[0].label
+
+
+@pytest.mark.slow
+def test_its_source_builds_with_cmake_and_classifies_a_picture(bundle, checkpoint, tmp_path):
+    if shutil.which("cmake") is None:
+        pytest.skip("cmake is not here")
+    for command in (
+        ["cmake", str(bundle.folder / "c"), "-DCMAKE_BUILD_TYPE=Release"],
+        ["cmake", "--build", "."],
+    ):
+        done = run(*command, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    pixels = pictures(checkpoint.spec, 1)
+    side = checkpoint.spec.resolution
+    (tmp_path / "picture.ppm").write_bytes(b"P6 %d %d 255\n" % (side, side) + pixels.tobytes())
+    done = run("./main", "picture.ppm", cwd=tmp_path)
+    best = int(in_float64(checkpoint, pixels)[0].argmax())
+    assert done.stdout.startswith(f"class {best} (class {best}, logit ")
+    wrong = run("./main", "CMakeCache.txt", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert f"{side} x {side}" in wrong.stderr
+
+
+# --- what can go wrong -----------------------------------------------------------------------------
+
+
+def test_without_a_compiler_it_says_what_to_install(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(EnvironmentFault, match="no C compiler") as caught:
+        toolchain.find_compiler({})
+    assert "mobilenets[compile]" in str(caught.value)
+    with pytest.raises(EnvironmentFault, match=r"'nothing-such'.*CC"):
+        toolchain.find_compiler({"CC": "nothing-such"})
+
+
+def test_an_unknown_target_is_named():
+    with pytest.raises(UnknownName, match="x86-46"):
+        toolchain.code_paths("x86-46", toolchain.find_compiler())
+
+
+def test_a_failing_compiler_is_quoted(checkpoint, tmp_path):
+    compiler = toolchain.find_compiler()
+    path = toolchain.SSE2
+    toolchain.write_sources(translate(checkpoint), [path], tmp_path)
+    (tmp_path / "kernels.h").write_text("#error it is broken\n")
+    with pytest.raises(EnvironmentFault, match="it is broken"):
+        toolchain.compile_library(tmp_path, [path], compiler)
+
+
+def test_a_file_that_is_no_library_is_refused(tmp_path):
+    (tmp_path / "libmodel.so").write_bytes(b"not a library")
+    with pytest.raises(CheckpointError, match=r"libmodel\.so"):
+        Library(tmp_path / "libmodel.so")
+    (tmp_path / "empty.c").write_text("int nothing;\n")
+    command = [*toolchain.find_compiler().command, "-shared", "-fPIC", "empty.c", "-o", "empty.so"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    with pytest.raises(CheckpointError, match="no compiled model"):
+        Library(tmp_path / "empty.so")
+
+
+@pytest.mark.parametrize("value", ['"', "\\", "??/", "é", "\n", "*/", "a" * 300, "\x00"])
+def test_names_cannot_leave_their_place(value):
+    assert "*/" not in comment(value)
+    assert "\n" not in comment(value)
+    literal = text(value)
+    assert literal.isascii()
+    assert eval(f"b{literal}").decode() == value  # octal escapes are Python's as well as C's
