@@ -93,8 +93,8 @@ def copy(bundle, tmp_path) -> Path:
 def converted_before(bundle, monkeypatch):
     """Exports of the same checkpoint take the model file from the first one, which saves seconds."""
 
-    def write(_checkpoint, path, _opset):
-        shutil.copy(bundle.model_file, path)
+    def write(_checkpoint, folder, _asked):
+        shutil.copy(bundle.model_file, folder)
 
     monkeypatch.setitem(FORMATS, "onnx", dataclasses.replace(FORMATS["onnx"], write=write))
 
@@ -120,8 +120,8 @@ def test_a_bundle_lies_beside_its_checkpoint_and_is_whole(bundle, source):
     assert sorted(path.name for path in source.parent.iterdir()) == ["flowers-onnx", "flowers.safetensors"]
     assert {path.name for path in bundle.folder.iterdir()} == {
         *("model.onnx", "manifest.json", "certificate.json", "labels.txt", "labels.json", "golden"),
-        *("golden.json", "predict.py", "selftest.py", "support", "requirements.txt", "README.md"),
-        *("LICENSES.txt", "trained_on.txt"),
+        *("golden.json", "predict.py", "selftest.py", "engine.py", "support", "requirements.txt"),
+        *("README.md", "LICENSES.txt", "trained_on.txt"),
     }
     for name, expected in bundle.hashes.items():
         assert sha256(bundle.folder / name) == expected
@@ -168,7 +168,7 @@ def test_a_table_names_twenty_labels_at_most():
         "comparison": {"pictures": 8, "relative": 1e-6, "tolerance": 1e-4, "top1_agreement": 1.0},
         "candidate": {"model_file": "model.onnx"},
     }
-    text = exporting.contents.card.readme(many, certificate)
+    text = exporting.contents.card.readme(many, certificate, ())
     assert "class 19 … and 280 more" in text
     assert "class 20" not in text
 
@@ -431,8 +431,8 @@ def another(checkpoint):
 
 
 def test_a_failed_comparison_leaves_nothing(checkpoint, tmp_path, monkeypatch):
-    def write(source, path, opset):
-        write_onnx(another(source), path, opset)
+    def write(source, folder, asked):
+        write_onnx(another(source), folder / "model.onnx", asked.opset)
 
     monkeypatch.setitem(FORMATS, "onnx", dataclasses.replace(FORMATS["onnx"], write=write))
     with pytest.raises(GateFailed, match=r"(?s)not the model it came from.*torch \d") as error:
@@ -465,7 +465,9 @@ def test_a_full_disk(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(
         FORMATS,
         "onnx",
-        dataclasses.replace(FORMATS["onnx"], write=lambda _c, path, _o: path.write_bytes(b"")),
+        dataclasses.replace(
+            FORMATS["onnx"], write=lambda _c, folder, _o: (folder / "model.onnx").write_bytes(b"")
+        ),
     )
     monkeypatch.setattr(golden, "save", full)
     with pytest.raises(WriteFailed, match="the disk is full"):

@@ -40,9 +40,11 @@ def bundle(checkpoint, tmp_path_factory) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def sessions(checkpoint, bundle) -> dict[str, Session]:
-    models = {"torch": checkpoint, "onnxruntime": bundle.folder}
-    return {engine: open_session(models[engine], engine=engine) for engine in ENGINES}
+def sessions(checkpoint, bundle, tmp_path_factory) -> dict[str, Session]:
+    models = {"torch": checkpoint, "compiled": checkpoint, "onnxruntime": bundle.folder}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOBILENETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return {engine: open_session(models[engine], engine=engine) for engine in ENGINES}
 
 
 def pictures(n=5, *, spec=TINY, seed=0):
