@@ -222,7 +222,6 @@ def test_the_detective_finds_what_the_documents_say(data, real):
         assert rows[row[0]][:3] == row[:3]
 
 
-@pytest.mark.full
 def test_the_detective_is_right_about_all_but_one():
     rows = cells("detective")
     assert [row[0] for row in rows] == [file_name(real) for real in REAL]
