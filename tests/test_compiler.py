@@ -365,10 +365,9 @@ def test_its_source_builds_with_cmake_and_classifies_a_picture(bundle, checkpoin
 
 def test_without_a_compiler_it_says_what_to_install(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EnvironmentFault, match="no C compiler") as caught:
         toolchain.find_compiler({})
-    assert "mobilenets[compile]" in str(caught.value)
+    assert "apt install gcc" in str(caught.value)
     with pytest.raises(EnvironmentFault, match=r"'nothing-such'.*CC"):
         toolchain.find_compiler({"CC": "nothing-such"})
 

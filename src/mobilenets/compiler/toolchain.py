@@ -4,7 +4,6 @@ Compilers are called with lists of arguments, never through a shell.
 """
 
 import hashlib
-import importlib.util
 import json
 import os
 import shlex
@@ -79,25 +78,20 @@ class Compiler:
 
 
 def find_compiler(environment: Mapping[str, str] = os.environ) -> Compiler:
-    """`$CC`, else `cc`, `gcc` or `clang`, else the package `ziglang`; `EnvironmentFault` where none works."""
+    """`$CC`, else `cc`, `gcc` or `clang`; `EnvironmentFault` where none works."""
     named = environment.get("CC")
-    candidates: list[tuple[str, ...]] = [(name,) for name in ("cc", "gcc", "clang")]
-    if named:
-        candidates = [tuple(shlex.split(named))]
-    if not named and importlib.util.find_spec("ziglang") is not None:
-        candidates.append((sys.executable, "-m", "ziglang", "cc"))
+    candidates = [shlex.split(named)] if named else [["cc"], ["gcc"], ["clang"]]
     for command in candidates:
         if not command or shutil.which(command[0]) is None:
             continue
         done = _run((*command, "--version"))
         if done.returncode == 0 and done.stdout.strip():
-            return Compiler(command, done.stdout.strip().splitlines()[0])
+            return Compiler(tuple(command), done.stdout.strip().splitlines()[0])
     raise EnvironmentFault(
         f"the C compiler {named!r}, which $CC names, does not run."
         if named
-        else "there is no C compiler here: neither cc, gcc nor clang, nor the package 'ziglang'.",
-        remedy="Install one with: apt install gcc (Debian, Ubuntu), xcode-select --install (macOS), "
-        "or anywhere: pip install 'mobilenets[compile]'",
+        else "there is no C compiler here: neither cc, gcc nor clang.",
+        remedy="Install one with: apt install gcc (Debian, Ubuntu) or xcode-select --install (macOS).",
     )
 
 
