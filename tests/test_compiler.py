@@ -368,8 +368,9 @@ def test_without_a_compiler_it_says_what_to_install(monkeypatch):
     with pytest.raises(EnvironmentFault, match="no C compiler") as caught:
         toolchain.find_compiler({})
     assert "apt install gcc" in str(caught.value)
-    with pytest.raises(EnvironmentFault, match=r"'nothing-such'.*CC"):
-        toolchain.find_compiler({"CC": "nothing-such"})
+    for named in ("nothing-such", "'gcc"):
+        with pytest.raises(EnvironmentFault, match=rf"{named}.*\$CC names, does not run"):
+            toolchain.find_compiler({"CC": named})
 
 
 def test_an_unknown_target_is_named():

@@ -80,7 +80,10 @@ class Compiler:
 def find_compiler(environment: Mapping[str, str] = os.environ) -> Compiler:
     """`$CC`, else `cc`, `gcc` or `clang`; `EnvironmentFault` where none works."""
     named = environment.get("CC")
-    candidates = [shlex.split(named)] if named else [["cc"], ["gcc"], ["clang"]]
+    try:
+        candidates = [shlex.split(named)] if named else [["cc"], ["gcc"], ["clang"]]
+    except ValueError:  # a quote without its end
+        candidates = []
     for command in candidates:
         if not command or shutil.which(command[0]) is None:
             continue
