@@ -13,8 +13,8 @@ from mobilenets.tolerances import LOGITS_RELATIVE
 torch = pytest.importorskip("torch")
 import keras_reference as reference  # noqa: E402
 import parity_rows  # noqa: E402
-from mobilenets.network import to_tensors  # noqa: E402
-from mobilenets.weights import keras_model  # noqa: E402
+from mobilenets.network import from_checkpoint, to_tensors  # noqa: E402
+from mobilenets.weights import import_file, keras_model  # noqa: E402
 from mobilenets.weights.keras import KERAS, layer_kinds  # noqa: E402
 from mobilenets.weights.source import from_ours, shape_there  # noqa: E402
 
@@ -166,10 +166,10 @@ def test_one_output_gives_keras_own_probability(keras, tmp_path):
     network = reference.randomised(reference.spec_of("mobilenet_v2", 0.35, classes=1, resolution=64))
     theirs = reference.model(keras, "mobilenet_v2", 0.35, side=64, classes=1, classifier_activation="sigmoid")
     reference.fill(theirs, network)
-    found = keras_model.found(reference.save(theirs, tmp_path / "model.keras"))
+    imported = import_file(reference.save(theirs, tmp_path / "model.keras"))
     pictures = torch.randn(4, 3, 64, 64)
     with torch.inference_mode():
-        ours = reference.network_of(found)(pictures).softmax(1)
+        ours = from_checkpoint(imported.checkpoint)(pictures).softmax(1)
     torch.testing.assert_close(ours[:, 1:], reference.run(theirs, pictures))
 
 
