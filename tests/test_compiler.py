@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("torch", reason="torch is not installed: pip install 'mobilenets[train]'")
 
@@ -17,9 +18,9 @@ import torch
 
 from calibrated import TINY, calibrated
 from mobilenets import zoo
-from mobilenets.compiler import plan_of, toolchain, translate
+from mobilenets.compiler import plan_of, planning, toolchain, translate
 from mobilenets.compiler.emission import comment, text
-from mobilenets.compiler.planning import REGISTERS, Convolve
+from mobilenets.compiler.planning import REGISTERS, Convolve, Strip
 from mobilenets.errors import CheckpointError, EnvironmentFault, UnknownName
 from mobilenets.exporting import export
 from mobilenets.network import from_checkpoint
@@ -42,6 +43,14 @@ def _cache(tmp_path_factory):
     """Libraries compiled here do not fill the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOBILENETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _strips_of_small_maps():
+    """The networks here have no map that would leave a cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "FAR", 0)
         yield
 
 
@@ -111,7 +120,10 @@ def test_networks_of_the_zoo_compute_the_same(name):
     assert found.holds, found
 
 
-def test_every_kind_of_op_computes_the_same(checkpoint):
+@pytest.mark.parametrize("far", [0, 8 * 1024, 1 << 30])
+def test_every_kind_of_op_computes_the_same(checkpoint, monkeypatch, far):
+    monkeypatch.setattr(planning, "FAR", far)
+    assert any(isinstance(step, Strip) for step in plan_of(checkpoint).steps) == (far < 1 << 30)
     pixels = pictures(checkpoint.spec, 16)
     found = close(checkpoint, pixels, open_session(checkpoint, engine="compiled").run(pixels))
     assert found.holds, found
@@ -119,12 +131,17 @@ def test_every_kind_of_op_computes_the_same(checkpoint):
 
 @pytest.mark.slow
 @settings(max_examples=4, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(spec=specs().filter(lambda spec: spec.channels in MODE_OF_CHANNELS))
-def test_any_legal_network_computes_the_same(spec):
+@given(
+    spec=specs().filter(lambda spec: spec.channels in MODE_OF_CHANNELS),
+    far=st.sampled_from([0, 2048, 1 << 30]),
+)
+def test_any_legal_network_computes_the_same(spec, far):
     checkpoint = calibrated(dataclasses.replace(spec, norm_epsilon=max(spec.norm_epsilon, 1e-3)))
     pixels = pictures(spec, 3)
     expected = in_float64(checkpoint, pixels)
-    logits = open_session(checkpoint, engine="compiled", threads=2).run(pixels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "FAR", far)
+        logits = open_session(checkpoint, engine="compiled", threads=2).run(pixels)
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3 * max(1.0, np.abs(expected).max()))
 
 
@@ -225,16 +242,17 @@ GUARDED = """
 int main(void) {
     enum { GUARD = 4096 };
     for (int shift = 0; shift < 3; shift++) {
-        unsigned char *memory = malloc(MODEL_BYTES + shift);      /* exactly: the sanitizer guards its ends */
+        const size_t bytes = MODEL_BYTES(1 + shift);
+        unsigned char *memory = malloc(bytes + shift);      /* exactly: the sanitizer guards its ends */
         uint8_t *pixels = malloc(MODEL_PIXELS);
         float *logits = malloc(MODEL_CLASSES * sizeof(float));
-        memset(memory, 0xff, MODEL_BYTES + shift);                  /* NaN everywhere */
+        memset(memory, 0xff, bytes + shift);                  /* NaN everywhere */
         for (int i = 0; i < MODEL_PIXELS; i++)
             pixels[i] = (uint8_t)rand();
         if (model_run(memory + shift, pixels, logits) != MODEL_NOT_OPEN) return 1;
-        if (model_open(memory + shift, MODEL_BYTES - 1, 1) != MODEL_TOO_SMALL) return 2;
-        if (model_open(memory + shift, MODEL_BYTES, 0) != MODEL_WRONG_THREADS) return 3;
-        if (model_open(memory + shift, MODEL_BYTES, 1 + shift) != MODEL_OK) return 4;
+        if (model_open(memory + shift, bytes - 1, 1 + shift) != MODEL_TOO_SMALL) return 2;
+        if (model_open(memory + shift, bytes, 0) != MODEL_WRONG_THREADS) return 3;
+        if (model_open(memory + shift, bytes, 1 + shift) != MODEL_OK) return 4;
         for (int run = 0; run < 3; run++)
             if (model_run(memory + shift, pixels, logits) != MODEL_OK) return 5;
         for (int i = 0; i < MODEL_CLASSES; i++)

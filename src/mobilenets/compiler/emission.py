@@ -22,6 +22,7 @@ from mobilenets.compiler.planning import (
     Scale,
     Softmax,
     Step,
+    Strip,
 )
 from mobilenets.preprocessing import affine
 
@@ -49,7 +50,8 @@ def emit(plan: Plan, manifest: Manifest) -> Program:
         functions="\n".join(steps),
         steps="\n".join(titles),
         count=len(titles),
-        kernel=max(step.kernel for step in plan.steps if isinstance(step, Convolve | Depthwise)),
+        kernel=max(step.kernel for step in plan.kernels if isinstance(step, Convolve | Depthwise)),
+        ring=plan.ring_floats,
         logits=plan.offset(plan.logits),
     )
     files = {name: _by_hand(name) for name in WRITTEN_BY_HAND}
@@ -67,6 +69,7 @@ _NETWORK = """\
 #include "paths.h"
 
 #define MAX_KERNEL {kernel}   /* the largest side of a filter */
+#define RING {ring}   /* floats that a thread has for itself */
 #include "attention.h"
 #include "kernels.h"
 
@@ -91,6 +94,7 @@ def _header(plan: Plan, manifest: Manifest) -> str:
         "MODE": _MODES.get(spec.channels, "as in training"),
         "CLASSES": spec.classes,
         "ARENA": plan.arena_bytes,
+        "RING": plan.ring_bytes,
     }
     result = _by_hand("model.h.in")
     for name, value in values.items():
@@ -136,48 +140,84 @@ class _Emitter:
         return "\n".join(lines)
 
     def _body(self, step: Step) -> list[str]:
+        if isinstance(step, Strip):
+            return self._strip(step)
+        if isinstance(step, Pack):
+            (source,) = step.reads
+            call = f"pack_{step.what}({_map(source)}, {self._at(source)}, {step.panel}, {self._at(step.writes)});"
+            return ["(void)parts;", "if (part == 0)", f"    {call}"]
+        return self._work(step, f"share({step.units}, part, parts)")
+
+    def _work(self, step: Step, some: str) -> list[str]:
+        """Calls of the kernel for the rows, panels or blocks `some`."""
         at = self._at
         match step:
             case Normalise():
-                lines = self._normalise(step)
+                lines = self._normalise(step, some)
             case Convolve():
-                lines = self._convolve(step)
+                lines = self._convolve(step, some)
             case Depthwise():
-                lines = self._depthwise(step)
+                lines = self._depthwise(step, some)
             case PoolMap():
                 (source,) = step.reads
-                lines = [f"pool({_map(source)}, {at(source)}, {at(step.writes)}, {_share(step)});"]
+                lines = [f"pool({_map(source)}, {at(source)}, {at(step.writes)}, {some});"]
             case Scale():
                 values, gates = step.reads
-                lines = [f"scale({_map(values)}, {at(values)}, {at(gates)}, {_share(step)});"]
+                lines = [f"scale({_map(values)}, {at(values)}, {at(gates)}, {some});"]
             case Add():
                 maps = ", ".join(f"{_map(each)}, {at(each)}" for each in (*step.reads, step.writes))
-                lines = [f"sum({maps}, {_share(step)});"]
-            case Pack():
-                (source,) = step.reads
-                call = f"pack_{step.what}({_map(source)}, {at(source)}, {step.panel}, {at(step.writes)});"
-                lines = ["(void)parts;", "if (part == 0)", f"    {call}"]
+                lines = [f"sum({maps}, {some});"]
             case Softmax():
                 scores = f"{_map(step.writes)}, {at(step.writes)}"
-                lines = [f"softmax({scores}, {step.keys}, {step.heads}, {_share(step)});"]
+                lines = [f"softmax({scores}, {step.keys}, {step.heads}, {some});"]
+            case Pack() | Strip():
+                raise AssertionError(f"{step.title} is not cut")
             case _:
                 assert_never(step)
         return lines
 
-    def _normalise(self, step: Normalise) -> list[str]:
+    def _strip(self, step: Strip) -> list[str]:
+        """A loop over the rows of the last map; `done` counts those of the maps before it."""
+        last = len(step.stages) - 1
+        ranges, needs, work = [], [], []
+        for i in range(last - 1, -1, -1):
+            after = step.stages[i + 1]
+            assert isinstance(after, Convolve | Depthwise)
+            reach = f"reach({after.kernel}, {after.stride}, {after.before}, {step.stages[i].writes.rows}"
+            ranges.append(f"const Range rows_{i} = {reach}, rows_{i + 1});")
+            needs.append(f"    const Range now_{i} = {{done_{i}, {reach}, now_{i + 1}).last}};")
+        for i, stage in enumerate(step.stages):
+            if i < last:
+                work.append(f"    /* {comment(stage.title)} */")
+            work += [f"    {line}" for line in self._work(stage, f"now_{i}")]
+        done = ", ".join(f"done_{i} = rows_{i}.first" for i in range(last))
+        return [
+            "float *const ring = run->rings + part * RING;",
+            f"const Range rows_{last} = share({step.units}, part, parts);",
+            *ranges,
+            f"int {done};",
+            f"for (int y = rows_{last}.first; y < rows_{last}.last; y++) {{",
+            f"    const Range now_{last} = {{y, y + 1}};",
+            *needs,
+            *work,
+            *(f"    done_{i} = now_{i}.last;" for i in range(last)),
+            "}",
+        ]
+
+    def _normalise(self, step: Normalise, some: str) -> list[str]:
         factor, offset = (
             self.weights.add(np.tile(values.astype(np.float64), step.writes.columns))
             for values in affine(self.manifest.preprocessing)
         )
         return [
             f"normalise({_map(step.writes)}, run->pixels, run->weights + {factor}, run->weights + {offset},",
-            f"          {self._at(step.writes)}, {_share(step)});",
+            f"          {self._at(step.writes)}, {some});",
         ]
 
-    def _convolve(self, step: Convolve) -> list[str]:
+    def _convolve(self, step: Convolve, some: str) -> list[str]:
         source, tiles, convolution = step.reads[0], step.tiles, step.convolution
         rows, panels = f"(Range){{0, {step.writes.rows}}}", f"(Range){{0, {step.panels}}}"
-        rows, panels = (rows, _share(step)) if step.panels_first else (_share(step), panels)
+        rows, panels = (rows, "some") if step.panels_first else ("some", panels)
         operands = [("const float *in", self._at(source))]
         if convolution is None:
             operands.append(("const float *weights", self._at(step.reads[1])))
@@ -195,14 +235,15 @@ class _Emitter:
             f"        .kernel = {step.kernel}, .stride = {step.stride}, .before = {step.before}, "
             f".groups = {step.groups}, .activation = {step.activation.upper()},",
             f"        .pixels = {_pick(tile.pixels for tile in tiles)}, "
-            f".vectors = {_pick(tile.vectors for tile in tiles)}, .panel = {step.panel},",
+            f".vectors = {_pick(tile.vectors for tile in tiles)}, "
+            f".tall = {_pick(tile.tall for tile in tiles)}, .panel = {step.panel},",
             "    };",
             f"    convolve(shape, {int(step.panels_first)}, in, weights, {bias}, out, {add},",
             f"             {rows}, {panels});",
         ]
-        return self._call("convolution", operands, body)
+        return self._call("convolution", operands, body, some)
 
-    def _depthwise(self, step: Depthwise) -> list[str]:
+    def _depthwise(self, step: Depthwise, some: str) -> list[str]:
         (source,), convolution = step.reads, step.convolution
         operands = [
             ("const float *in", self._at(source)),
@@ -217,39 +258,36 @@ class _Emitter:
             f"        .before = {step.before}, .activation = {convolution.activation.upper()},",
             f"        .pixels = {_pick(step.pixels)},",
             "    };",
-            f"    depthwise(shape, in, weights, bias, out, {_share(step)}, (Range){{0, {source.blocks}}});",
+            f"    depthwise(shape, in, weights, bias, out, some, (Range){{0, {source.blocks}}});",
         ]
-        return self._call("depthwise", operands, body)
+        return self._call("depthwise", operands, body, some)
 
-    def _call(self, kind: str, operands: list[tuple[str, str]], body: list[str]) -> list[str]:
-        """A call, with `operands` (parameter, argument), of the function that does `body`."""
+    def _call(self, kind: str, operands: list[tuple[str, str]], body: list[str], some: str) -> list[str]:
+        """A call, with `operands` (parameter, argument), of the function that does `body` for `some`."""
         key = "\n".join(body)
         if key not in self.kernels:
             parameters = ", ".join(parameter for parameter, _ in operands)
-            head = f"static void {kind}_{len(self.kernels)}({parameters}, int part, int parts) {{"
+            head = f"static void {kind}_{len(self.kernels)}({parameters}, Range some) {{"
             self.kernels[key] = "\n".join([head, *body, "}", ""])
         name = self.kernels[key].partition("(")[0].removeprefix("static void ")
         arguments = ",\n    ".join(argument for _, argument in operands)
-        return f"{name}(\n    {arguments},\n    part, parts);".splitlines()
+        return f"{name}(\n    {arguments},\n    {some});".splitlines()
 
     def _packed(self, values: NDArray[np.float64]) -> str:
         return f"run->weights + {self.weights.add(values)}"
 
     def _at(self, place: Map) -> str:
-        return f"run->arena + {self.plan.offset(place)}"
+        ring = self.plan.rings.get(id(place))
+        return f"run->arena + {self.plan.offset(place)}" if ring is None else f"ring + {ring}"
 
 
 def _fields(at: Map) -> str:
     block = "BLOCK" if at.block == BLOCK else str(at.block)
-    return f"{{{at.channels}, {at.rows}, {at.columns}, {at.left}, {at.right}, {block}}}"
+    return f"{{{at.channels}, {at.rows}, {at.columns}, {at.left}, {at.right}, {block}, {at.held}}}"
 
 
 def _map(at: Map) -> str:
     return f"(Map){_fields(at)}"
-
-
-def _share(step: Step) -> str:
-    return f"share({step.units}, part, parts)"
 
 
 def _pick(values: Iterable[int]) -> str:

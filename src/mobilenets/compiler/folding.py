@@ -40,6 +40,11 @@ class Convolution:
         return int(self.weight.shape[2])
 
     @property
+    def pointwise(self) -> bool:
+        """One pixel to one pixel."""
+        return self.kernel == 1 and self.stride == 1
+
+    @property
     def c_out(self) -> int:
         """Output channels."""
         return int(self.weight.shape[0])

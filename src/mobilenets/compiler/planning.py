@@ -6,7 +6,9 @@ the borders that its readers need; and lays maps that are never alive together o
 arena of known size.
 """
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -36,6 +38,13 @@ class Map:
     left: int = 0
     """Columns of zeros, as many as a reader's padding needs."""
     right: int = 0
+    ring: int = 0
+    """Rows that are held at a time, where it is not all of them."""
+
+    @property
+    def held(self) -> int:
+        """Rows in memory."""
+        return self.ring or self.rows
 
     @property
     def blocks(self) -> int:
@@ -45,14 +54,15 @@ class Map:
     @property
     def floats(self) -> int:
         """Values that it takes, borders and fill included."""
-        return self.rows * self.blocks * (self.left + self.columns + self.right) * self.block
+        return self.held * self.blocks * (self.left + self.columns + self.right) * self.block
 
 
 class Tile(NamedTuple):
-    """Pixels × vectors of output channels whose sums are held in registers."""
+    """Pixels of each of `tall` rows × vectors of output channels, whose sums are held in registers."""
 
     pixels: int
     vectors: int
+    tall: int = 1
 
 
 class Registers(NamedTuple):
@@ -144,6 +154,11 @@ class Depthwise(_Step):
         """Side of the filter."""
         return self.convolution.kernel
 
+    @property
+    def stride(self) -> int:
+        """Stride of the filter."""
+        return self.convolution.stride
+
 
 @dataclass(frozen=True)
 class PoolMap(_Step):
@@ -187,7 +202,22 @@ class Softmax(_Step):
     heads: int
 
 
-Step = Normalise | Convolve | Depthwise | PoolMap | Scale | Add | Pack | Softmax
+Stage = Normalise | Convolve | Depthwise
+
+
+@dataclass(frozen=True)
+class Strip(_Step):
+    """Kernels in a chain, row by row: between them only the rows are held that the next one reads."""
+
+    stages: tuple[Stage, ...]
+
+    @property
+    def rings(self) -> tuple[Map, ...]:
+        """The maps between the stages, of which every thread has its own."""
+        return tuple(stage.writes for stage in self.stages[:-1])
+
+
+Step = Normalise | Convolve | Depthwise | PoolMap | Scale | Add | Pack | Softmax | Strip
 
 
 class Place(NamedTuple):
@@ -205,14 +235,28 @@ class Plan:
     spec: Spec
     steps: tuple[Step, ...]
     places: dict[int, Place] = field(repr=False)
-    """By `id` of the map."""
+    """By `id` of a map that is held whole."""
     logits: Map
     arena_floats: int
+    rings: dict[int, int] = field(repr=False)
+    """By `id` of a map between the stages of a strip: its offset in a thread's own memory, in floats."""
+    ring_floats: int
 
     @property
     def arena_bytes(self) -> int:
-        """Memory for all maps: the exact peak."""
+        """Memory for all maps that threads share: the exact peak."""
         return 4 * self.arena_floats
+
+    @property
+    def ring_bytes(self) -> int:
+        """Memory that every thread has for itself."""
+        return 4 * self.ring_floats
+
+    @property
+    def kernels(self) -> Iterable[Step]:
+        """The steps, and where they are strips their stages."""
+        for step in self.steps:
+            yield from step.stages if isinstance(step, Strip) else (step,)
 
     def offset(self, at: Map) -> int:
         """Where `at` lies in the arena, in floats."""
@@ -229,8 +273,10 @@ def plan(spec: Spec, network: Network) -> Plan:
     for convolution in network.head:
         current = builder.convolve(convolution, current)
     _share_borders(builder.steps)
-    places, size = _allocate(builder.steps, current)
-    return Plan(spec, tuple(builder.steps), places, current, size)
+    steps = _in_strips(builder.steps)
+    places, size = _allocate(steps, current)
+    rings, ring_size = _lay_rings(steps)
+    return Plan(spec, steps, places, current, size, rings, ring_size)
 
 
 class _Builder:
@@ -280,7 +326,7 @@ class _Builder:
                 convolution.groups,
                 convolution.activation,
                 before,
-                *_tiling(out, convolution.groups, values, entering),
+                *_tiling(out, entering, convolution.groups, values, pointwise=convolution.pointwise),
                 add=add,
             )
         )
@@ -347,7 +393,7 @@ class _Builder:
         self, title: str, left: Map, right: Map, what: str, heads: int, values: int, out: Map
     ) -> None:
         """`left` times `right`, head by head, as a convolution whose weights are `right`."""
-        tiles, panel, panels_first = _tiling(out, heads, values, left)
+        tiles, panel, panels_first = _tiling(out, left, heads, values, pointwise=True)
         weights = Map(f"{right.name}.packed", values * out.blocks // heads * BLOCK, 1, 1)
         self.steps.append(Pack(f"{right.name} as weights", (right,), weights, what, panel))
         self.steps.append(
@@ -405,50 +451,139 @@ _NEAR = 24 * 1024
 """Bytes that stay in a first-level cache beside what else is touched."""
 
 
-def _tiling(out: Map, groups: int, values: int, entering: Map) -> tuple[tuple[Tile, ...], int, bool]:
+class _Tiling(NamedTuple):
+    tiles: tuple[Tile, ...]
+    panel: int
+    panels_first: bool
+
+
+def _tiling(out: Map, entering: Map, groups: int, values: int, *, pointwise: bool) -> _Tiling:
     """Tiles, the width of a panel of packed weights, and whether panels are the outer loop.
 
-    `values` is how many inputs each sum has.
+    `values` is how many inputs each sum has. Tiles of several rows need whole rows in the inner loop, and
+    no filter between them.
     """
+    tiling = _tiled(1, out, groups)
     width = out.blocks // groups * BLOCK
-    tiles = tuple(_tile(out.columns, width, kind) for kind in REGISTERS.values())
-    widest = REGISTERS["avx512"]
-    panel = tiles[0].vectors * widest.lanes
     weights, maps = 4 * values * width * groups, 4 * entering.floats
     rows_first = weights * (out.rows if weights > _NEAR else 1) + maps
-    panels = groups * -(-width // panel)
+    panels = groups * -(-width // tiling.panel)
     panels_first = maps * (panels if maps > _NEAR else 1) + weights
-    return tiles, panel, panels_first < rows_first or out.rows == 1
+    if panels_first >= rows_first and out.rows > 1:
+        return tiling
+    return (_tiled(out.rows, out, groups) if pointwise else tiling)._replace(panels_first=True)
 
 
-def _tile(columns: int, width: int, kind: Registers) -> Tile:
-    """The tile with the fewest cycles for a row of `columns` pixels and `width` channels.
+def _tiled(rows: int, out: Map, groups: int) -> _Tiling:
+    """Tiles that may reach over `rows` rows."""
+    width = out.blocks // groups * BLOCK
+    tiles = tuple(_tile(rows, out.columns, width, kind) for kind in REGISTERS.values())
+    return _Tiling(tiles, tiles[0].vectors * REGISTERS["avx512"].lanes, False)
+
+
+def _tile(rows: int, columns: int, width: int, kind: Registers) -> Tile:
+    """The tile with the fewest cycles for `rows` rows of `columns` pixels and `width` channels.
 
     A cycle does two multiply-adds or two loads; sums depend on each other four cycles apart; a tile's
     loop costs about a cycle of its own.
     """
 
     def cycles(tile: Tile) -> float:
-        def one(pixels: int) -> float:
-            sums = pixels * tile.vectors
-            return max(sums / 2, (pixels + tile.vectors) / 2, 4) + 1 if pixels else 0.0
+        def one(pixels: int, vectors: int) -> float:
+            sums = pixels * vectors
+            return max(sums / 2, (pixels + vectors) / 2, 4) + 1 if sums else 0.0
 
-        whole, rest = divmod(columns, tile.pixels)
-        across = math.ceil(width / (tile.vectors * kind.lanes))
-        return across * (whole * one(tile.pixels) + one(rest))
+        def lines(tall: int, vectors: int) -> float:
+            if tall > 1:
+                return one(tall * columns, vectors)
+            whole, rest = divmod(columns, tile.pixels)
+            return tall * (whole * one(tile.pixels, vectors) + one(rest, vectors))
 
-    vectors = [v for v in (1, 2, 3, 4, 6, 8, 16) if _fits(v * kind.lanes, width)]
-    tiles = [
-        Tile(_even_pixels(columns, pixels), v)
-        for v in vectors
-        for pixels in range(1, min(14, kind.sums // v) + 1)
-    ]
+        def panel(vectors: int) -> float:
+            return rows // tile.tall * lines(tile.tall, vectors) + lines(rows % tile.tall, vectors)
+
+        whole, rest = divmod(math.ceil(width / kind.lanes), tile.vectors)
+        return whole * panel(tile.vectors) + panel(rest)
+
+    tiles = []
+    for vectors in (1, 2, 3, 4, 6, 8, 16):
+        if _fits(vectors * kind.lanes, width):
+            most = min(14, kind.sums // vectors)
+            tiles += [Tile(_even_pixels(columns, pixels), vectors) for pixels in range(1, most + 1)]
+            tiles += [Tile(columns, vectors, tall) for tall in range(2, min(rows, most // columns) + 1)]
     return min(tiles, key=cycles)
 
 
 def _fits(channels: int, width: int) -> bool:
     """Whether tiles of `channels` start at blocks, or lie inside one."""
     return channels <= width and (channels % BLOCK == 0 or BLOCK % channels == 0)
+
+
+FAR = 256 * 1024
+"""Bytes of a map that is better consumed while it is written: it would not stay in a second-level cache."""
+_WEIGHTS_OF_A_ROW = 128 * 1024
+"""Bytes of weights that may be read again for every row."""
+
+
+def _in_strips(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """Chains of kernels that hand over large maps become strips."""
+    readers = Counter(id(at) for step in steps for at in _read(step))
+    chains: list[list[Step]] = []
+    for step in steps:
+        before = chains[-1] if chains else []
+        if before and readers[id(before[-1].writes)] == 1 and _hands_over_rows(before, step):
+            before.append(step)
+        else:
+            chains.append([step])
+    return tuple(_strip(chain) if len(chain) > 1 else chain[0] for chain in chains)
+
+
+def _hands_over_rows(chain: Sequence[Step], step: Step) -> bool:
+    last = chain[-1]
+    large = 4 * last.writes.floats > FAR or (len(chain) > 1 and isinstance(last, Depthwise))
+    added = isinstance(last, Convolve) and last.add is not None
+    return large and not added and _by_rows(last) and _by_rows(step) and step.reads[0] is last.writes
+
+
+def _by_rows(step: Step) -> bool:
+    match step:
+        case Normalise() | Depthwise():
+            return True
+        case Convolve():
+            return step.convolution is not None and 4 * step.convolution.weight.size <= _WEIGHTS_OF_A_ROW
+    return False
+
+
+def _strip(chain: Sequence[Step]) -> Strip:
+    stages = []
+    for step in chain:
+        assert isinstance(step, Normalise | Convolve | Depthwise)
+        if isinstance(step, Convolve) and step.panels_first:
+            tiling = _tiled(1, step.writes, step.groups)
+            step = replace(step, tiles=tiling.tiles, panel=tiling.panel, panels_first=False)
+        stages.append(step)
+    rows = 1
+    for before, step in reversed(list(itertools.pairwise(stages))):
+        assert isinstance(step, Convolve | Depthwise)
+        rows = max((rows - 1) * step.stride + step.kernel, rows * step.stride)
+        rows = before.writes.ring = min(rows, before.writes.rows)
+    title = "; ".join(stage.title for stage in stages)
+    inside = {id(stage.writes) for stage in stages}
+    reads = tuple(at for stage in stages for at in _read(stage) if id(at) not in inside)
+    return Strip(title, reads, stages[-1].writes, tuple(stages))
+
+
+def _lay_rings(steps: Iterable[Step]) -> tuple[dict[int, int], int]:
+    """Where each ring lies in a thread's memory; strips use it in turn."""
+    offsets: dict[int, int] = {}
+    most = 0
+    for step in steps:
+        end = 0
+        for ring in step.rings if isinstance(step, Strip) else ():
+            offsets[id(ring)] = end
+            end += -(-ring.floats // ALIGNMENT) * ALIGNMENT
+        most = max(most, end)
+    return offsets, most
 
 
 def _share_borders(steps: Sequence[Step]) -> None:
@@ -488,7 +623,11 @@ def _allocate(steps: Sequence[Step], logits: Map) -> tuple[dict[int, Place], int
 
 
 def _touched(step: Step) -> Iterable[Map]:
-    yield from step.reads
+    yield from _read(step)
     yield step.writes
+
+
+def _read(step: Step) -> Iterable[Map]:
+    yield from step.reads
     if isinstance(step, Convolve) and step.add is not None:
         yield step.add

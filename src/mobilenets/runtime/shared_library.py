@@ -31,9 +31,10 @@ class Library:
             number.in_dll(self._functions, f"model_{name}").value for name in ("side", "channels", "classes")
         )
         self.path = self._functions.model_path().decode()
-        size = int(self._functions.model_bytes())
+        threads = min(threads or _cores(), _MAX_THREADS)
+        size = int(self._functions.model_bytes(threads))
         self._memory = ctypes.create_string_buffer(size)
-        code = self._functions.model_open(self._memory, size, min(threads or _cores(), _MAX_THREADS))
+        code = self._functions.model_open(self._memory, size, threads)
         if code:
             raise EnvironmentFault(
                 f"{self._functions.model_error(code).decode()}.",
@@ -79,6 +80,7 @@ def _open(file: Path) -> ctypes.CDLL:
             f"is no compiled model that this system can open ({error}).", file=file
         ) from error
     pointer, number = ctypes.c_void_p, ctypes.c_int
+    functions.model_bytes.argtypes = [number]
     functions.model_bytes.restype = ctypes.c_size_t
     functions.model_open.argtypes = [pointer, ctypes.c_size_t, number]
     functions.model_run.argtypes = [pointer, pointer, pointer]

@@ -7,7 +7,8 @@
  *
  * Columns of zeros to the left and to the right of a map are a convolution's padding. Rows of padding are
  * not stored: a kernel is told which rows of its filter lie inside the map. Channels that fill up the last
- * block are zero.
+ * block are zero. A map that is read soon after it is written is held a few rows at a time: row y lies where
+ * row y % held does.
  *
  * Every shape is a constant where a kernel is called, every function is inlined, and the loops over a tile
  * are unrolled, so that its sums stay in registers.
@@ -28,6 +29,7 @@ typedef struct {
     int channels, rows, columns;
     int left, right;    /* columns of zeros */
     int block;          /* BLOCK; in a picture, its channels */
+    int held;           /* rows in memory: all of them, or a ring */
 } Map;
 
 typedef struct {
@@ -36,6 +38,7 @@ typedef struct {
     int groups;                     /* parts of the channels, whole blocks each, that are convolved alone */
     Activation activation;
     int pixels, vectors;            /* the tile: pixels of a row × vectors of output channels */
+    int tall;                       /* rows of a tile: where it is more than one, rows are whole and pointwise */
     int panel;                      /* output channels that lie side by side in the packed weights */
 } Convolution;
 
@@ -56,6 +59,7 @@ INLINE int larger_of(int a, int b) { return a > b ? a : b; }
 INLINE int blocks(Map map) { return (map.channels + map.block - 1) / map.block; }
 INLINE int plane(Map map) { return (map.left + map.columns + map.right) * map.block; }
 INLINE int row(Map map) { return blocks(map) * plane(map); }
+INLINE size_t at_row(Map map, int y) { return (size_t)(y % map.held) * (size_t)row(map); }
 
 /* Columns of zeros beside every block of a row. */
 INLINE void clear_borders(Map map, float *line) {
@@ -76,21 +80,44 @@ INLINE Range inside(int kernel, int stride, int before, int rows, int y) {
     return (Range){larger_of(0, -top), smaller_of(kernel, rows - top)};
 }
 
+/* The rows of a map that some rows of the convolution over it read. */
+INLINE Range reach(int kernel, int stride, int before, int rows, Range out) {
+    return (Range){larger_of(0, out.first * stride - before),
+                   smaller_of(rows, (out.last - 1) * stride - before + kernel)};
+}
+
 /* Rows of a picture: bytes become numbers, normalised channel by channel. */
 INLINE void normalise(Map out, const uint8_t *pixels, const float *factor, const float *offset, float *to, Range rows) {
     const int width = out.columns * out.block;
     for (int y = rows.first; y < rows.last; y++) {
-        clear_borders(out, to + y * row(out));
-        float *line = to + y * row(out) + out.left * out.block;
-        for (int i = 0; i < width; i++)
-            line[i] = (float)pixels[y * width + i] * factor[i] + offset[i];
+        clear_borders(out, to + at_row(out, y));
+        float *line = to + at_row(out, y) + out.left * out.block;
+        const uint8_t *from = pixels + (size_t)y * width;
+        int i = 0;
+        for (; i + VECTOR <= width; i += VECTOR)
+            store(line + i, load_bytes(from + i) * load(factor + i) + load(offset + i));
+        for (; i < width; i++)
+            line[i] = (float)from[i] * factor[i] + offset[i];
     }
+}
+
+/* Weights of later panels and layers lie behind those in use: a tile fetches its part of what comes AHEAD. */
+#define AHEAD (384 * 1024 / (int)sizeof(float))
+typedef struct {
+    const float *next;
+    int lines;          /* cache lines for every BLOCK of input channels; 0: none */
+} Ahead;
+
+/* Where pixel p of a tile lies; a tile of several rows begins at column 0. */
+INLINE int pixel(Convolution s, Map map, int p, int step) {
+    return p / s.out.columns * row(map) + p % s.out.columns * step;
 }
 
 /* One tile of `pixels` × `vectors` sums. `lines[ky]` is the first value that the filter's row ky meets,
  * `weights` and `bias` begin at the tile's first output channel. */
 INLINE void convolve_tile(Convolution s, int pixels, int vectors, int panel, const float *const *lines, int from,
-                          Range filter, const float *weights, const float *bias, float *to, const float *add) {
+                          Range filter, const float *weights, const float *bias, float *to, const float *add,
+                          Ahead ahead) {
     const int channels = s.in.channels / s.groups, step = s.stride * s.in.block;
     /* The pixels of a picture have no gaps between them, so that a row of the filter is one run of values. */
     const int picture = s.in.block == channels;
@@ -107,11 +134,14 @@ INLINE void convolve_tile(Convolution s, int pixels, int vectors, int panel, con
             for (int c = 0; c < values; c += run) {
                 const float *x = lines[ky] + from + kx * s.in.block + c / run * plane(s.in);
                 const int end = smaller_of(run, values - c);
+                UNROLL for (int i = 0; i < ahead.lines; i++) __builtin_prefetch(ahead.next + i * BLOCK, 0, 2);
+                ahead.next += ahead.lines * BLOCK;
                 UNROLL_BY(2) for (int k = 0; k < end; k++, w += panel) {
                     vec w_of_k[MAX_SUMS];
                     UNROLL for (int v = 0; v < vectors; v++) w_of_k[v] = load(w + v * VECTOR);
                     UNROLL for (int p = 0; p < pixels; p++)
-                        UNROLL for (int v = 0; v < vectors; v++) sums[p * vectors + v] += x[p * step + k] * w_of_k[v];
+                        UNROLL for (int v = 0; v < vectors; v++) 
+                            sums[p * vectors + v] += x[pixel(s, s.in, p, step) + k] * w_of_k[v];
                 }
             }
         }
@@ -120,36 +150,40 @@ INLINE void convolve_tile(Convolution s, int pixels, int vectors, int panel, con
         const int at = v * VECTOR / BLOCK * plane(s.out) + v * VECTOR % BLOCK;
         UNROLL for (int p = 0; p < pixels; p++) {
             const vec value = activate(s.activation, sums[p * vectors + v]);
-            store(to + at + p * BLOCK, add ? value + load(add + at + p * BLOCK) : value);
+            const int there = at + pixel(s, s.out, p, BLOCK);
+            store(to + there, add ? value + load(add + there) : value);
         }
     }
 }
 
-/* One row of output, `vectors` vectors of channels. */
-INLINE void convolve_columns(Convolution s, int vectors, int panel, const float *const *lines, int from, Range filter,
-                             const float *weights, const float *bias, float *to, const float *add) {
-    const int rest = s.out.columns % s.pixels, whole = s.out.columns - rest;
-    for (int x = 0; x < whole; x += s.pixels)
-        convolve_tile(s, s.pixels, vectors, panel, lines, from + x * s.stride * s.in.block, filter, weights, bias,
-                      to + x * BLOCK, add ? add + x * BLOCK : NULL);
+/* `tall` rows of output, `vectors` vectors of channels. */
+INLINE void convolve_columns(Convolution s, int tall, int vectors, int panel, const float *const *lines, int from,
+                             Range filter, const float *weights, const float *bias, float *to, const float *add,
+                             Ahead ahead) {
+    const int wide = tall > 1 ? s.out.columns : smaller_of(s.pixels, s.out.columns);
+    const int rest = s.out.columns % wide, whole = s.out.columns - rest;
+    const int share = ahead.lines * BLOCK * ((s.in.channels + BLOCK - 1) / BLOCK);
+    for (int x = 0; x < whole; x += wide, ahead.next += share)
+        convolve_tile(s, tall * wide, vectors, panel, lines, from + x * s.stride * s.in.block, filter, weights, bias,
+                      to + x * BLOCK, add ? add + x * BLOCK : NULL, ahead);
     if (rest)
         convolve_tile(s, rest, vectors, panel, lines, from + whole * s.stride * s.in.block, filter, weights, bias,
-                      to + whole * BLOCK, add ? add + whole * BLOCK : NULL);
+                      to + whole * BLOCK, add ? add + whole * BLOCK : NULL, ahead);
 }
 
-/* One row of output, the channels of one panel, which is `panel` wide. */
-INLINE void convolve_panel(Convolution s, int panel, const float *const *lines, int from, Range filter,
-                           const float *weights, const float *bias, float *to, const float *add) {
+/* `tall` rows of output, the channels of one panel, which is `panel` wide. */
+INLINE void convolve_panel(Convolution s, int tall, int panel, const float *const *lines, int from, Range filter,
+                           const float *weights, const float *bias, float *to, const float *add, Ahead ahead) {
     const int tile = smaller_of(s.vectors * VECTOR, panel), rest = panel % tile, whole = panel - rest;
     for (int c = 0; c < whole; c += tile) {
         const int at = c / BLOCK * plane(s.out) + c % BLOCK;
-        convolve_columns(s, tile / VECTOR, panel, lines, from, filter, weights + c, bias ? bias + c : NULL, to + at,
-                         add ? add + at : NULL);
+        convolve_columns(s, tall, tile / VECTOR, panel, lines, from, filter, weights + c, bias ? bias + c : NULL,
+                         to + at, add ? add + at : NULL, ahead);
     }
     if (rest) {
         const int at = whole / BLOCK * plane(s.out) + whole % BLOCK;
-        convolve_columns(s, rest / VECTOR, panel, lines, from, filter, weights + whole, bias ? bias + whole : NULL,
-                         to + at, add ? add + at : NULL);
+        convolve_columns(s, tall, rest / VECTOR, panel, lines, from, filter, weights + whole,
+                         bias ? bias + whole : NULL, to + at, add ? add + at : NULL, ahead);
     }
 }
 
@@ -159,22 +193,27 @@ INLINE int panels(Convolution s) {
     return s.groups * ((width + s.panel - 1) / s.panel);
 }
 
-/* One row of output, some panels. `lines[ky]` is the row of the map that the filter's row ky lies on; `shared`
- * weights are the same for every group. */
-INLINE void convolve_row(Convolution s, const float *const *lines, Range filter, const float *weights,
-                         const float *bias, int shared, float *to, const float *add, Range some) {
+/* `tall` rows of output from row y on, some panels. `shared` weights are the same for every group. */
+INLINE void convolve_rows(Convolution s, int tall, const float *in, int y, const float *weights, const float *bias,
+                          int shared, float *out, const float *add, Range some, int lines_ahead) {
     const int width = blocks(s.out) / s.groups * BLOCK, inputs = s.in.channels / s.groups;
     const int whole = width / s.panel, rest = width % s.panel, each = panels(s) / s.groups;
+    const Range filter = inside(s.kernel, s.stride, s.before, s.in.rows, y);
+    const float *lines[MAX_KERNEL];
+    for (int ky = filter.first; ky < filter.last; ky++)
+        lines[ky] = in + at_row(s.in, y * s.stride - s.before + ky);
     for (int i = some.first; i < some.last; i++) {
         const int group = i / each, p = i % each, c = group * width + p * s.panel;
         const int from = group * (inputs / s.in.block) * plane(s.in) + (s.in.left - s.before) * s.in.block;
         const size_t inside_group = (size_t)(p * s.panel) * s.kernel * s.kernel * inputs;
         const float *w = weights + (shared ? 0 : (size_t)(group * width) * s.kernel * s.kernel * inputs) + inside_group;
-        const int at = c / BLOCK * plane(s.out) + s.out.left * BLOCK;
+        const size_t at = at_row(s.out, y) + c / BLOCK * plane(s.out) + s.out.left * BLOCK;
+        const float *b = bias ? bias + c : NULL, *added = add ? add + at : NULL;
+        const Ahead ahead = {w + AHEAD + (size_t)y * s.panel * inputs / s.out.rows, lines_ahead};
         if (p < whole)
-            convolve_panel(s, s.panel, lines, from, filter, w, bias ? bias + c : NULL, to + at, add ? add + at : NULL);
+            convolve_panel(s, tall, s.panel, lines, from, filter, w, b, out + at, added, ahead);
         else if (rest)
-            convolve_panel(s, rest, lines, from, filter, w, bias ? bias + c : NULL, to + at, add ? add + at : NULL);
+            convolve_panel(s, tall, rest, lines, from, filter, w, b, out + at, added, ahead);
     }
 }
 
@@ -184,17 +223,17 @@ INLINE void convolve(Convolution s, int panels_first, const float *in, const flo
                      int shared, float *out, const float *add, Range rows, Range some) {
     if (some.first == 0)
         for (int y = rows.first; y < rows.last; y++)
-            clear_borders(s.out, out + y * row(s.out));
+            clear_borders(s.out, out + at_row(s.out, y));
+    const int rest = s.out.rows % s.tall;
+    const int tiles = (s.out.rows + s.tall - 1) / s.tall * ((s.out.columns + s.pixels - 1) / s.pixels);
+    const int lines_ahead = panels_first && !shared && s.kernel == 1 && tiles > 2 ? (s.panel + tiles - 1) / tiles : 0;
     for (int i = some.first; i < some.last; i += panels_first ? 1 : some.last - some.first) {
         const Range now = panels_first ? (Range){i, i + 1} : some;
-        for (int y = rows.first; y < rows.last; y++) {
-            const Range filter = inside(s.kernel, s.stride, s.before, s.in.rows, y);
-            const float *lines[MAX_KERNEL];
-            for (int ky = filter.first; ky < filter.last; ky++)
-                lines[ky] = in + (y * s.stride - s.before + ky) * row(s.in);
-            convolve_row(s, lines, filter, weights, bias, shared, out + y * row(s.out),
-                         add ? add + y * row(s.out) : NULL, now);
-        }
+        int y = rows.first;
+        for (; y + s.tall <= rows.last; y += s.tall)
+            convolve_rows(s, s.tall, in, y, weights, bias, shared, out, add, now, lines_ahead);
+        if (rest && y < rows.last)
+            convolve_rows(s, rest, in, y, weights, bias, shared, out, add, now, lines_ahead);
     }
 }
 
@@ -236,12 +275,12 @@ INLINE void depthwise(Depthwise s, const float *in, const float *weights, const 
                       Range some) {
     for (int y = rows.first; y < rows.last; y++) {
         if (some.first == 0)
-            clear_borders(s.out, out + y * row(s.out));
+            clear_borders(s.out, out + at_row(s.out, y));
         const Range filter = inside(s.kernel, s.stride, s.before, s.in.rows, y);
         const float *lines[MAX_KERNEL];
         for (int ky = filter.first; ky < filter.last; ky++)
-            lines[ky] = in + (y * s.stride - s.before + ky) * row(s.in);
-        depthwise_row(s, lines, filter, weights, bias, out + y * row(s.out), some);
+            lines[ky] = in + at_row(s.in, y * s.stride - s.before + ky);
+        depthwise_row(s, lines, filter, weights, bias, out + at_row(s.out, y), some);
     }
 }
 

@@ -3,7 +3,7 @@
 
 #include "model.h"
 
-static _Alignas(64) unsigned char memory[MODEL_BYTES];
+static _Alignas(64) unsigned char memory[MODEL_BYTES(1)];
 static unsigned char pixels[MODEL_PIXELS];
 static float logits[MODEL_CLASSES];
 

@@ -32,7 +32,7 @@ typedef struct Model {
 #endif
 } Model;
 
-_Static_assert(sizeof(Model) + 128 <= MODEL_BYTES - MODEL_ARENA_BYTES, "MODEL_BYTES is too small");
+_Static_assert(sizeof(Model) + 128 <= MODEL_BYTES(0) - MODEL_ARENA_BYTES, "MODEL_BYTES is too small");
 
 static Model *model_in(void *memory) { return (Model *)(((uintptr_t)memory + 63) & ~(uintptr_t)63); }
 static float *arena_in(Model *model) { return (float *)(((uintptr_t)(model + 1) + 63) & ~(uintptr_t)63); }
@@ -163,17 +163,18 @@ int model_open(void *memory, size_t bytes, int threads) {
     const char *name;
     const Network *network = best_path(&name);
     Model *model = model_in(memory);
-    if (bytes < MODEL_BYTES)
+    if (threads < 1 || threads > MODEL_MAX_THREADS)
+        return MODEL_WRONG_THREADS;
+    if (bytes < MODEL_BYTES(threads))
         return MODEL_TOO_SMALL;
     memset(model, 0, sizeof *model);
     if (network == NULL)
         return MODEL_WRONG_CPU;
-    if (threads < 1 || threads > MODEL_MAX_THREADS)
-        return MODEL_WRONG_THREADS;
     model->threads = threads;
     model->network = *network;
     model->run.weights = model_weights;
     model->run.arena = arena_in(model);
+    model->run.rings = model->run.arena + MODEL_ARENA_BYTES / sizeof(float);
     const int code = start(model);
     if (code == MODEL_OK)
         model->opened = OPENED;
@@ -197,13 +198,13 @@ void model_close(void *memory) {
     model->opened = 0;
 }
 
-size_t model_bytes(void) { return MODEL_BYTES; }
+size_t model_bytes(int threads) { return MODEL_BYTES(threads); }
 const int model_side = MODEL_SIDE, model_channels = MODEL_CHANNELS, model_classes = MODEL_CLASSES;
 
 const char *model_error(int code) {
     switch (code) {
     case MODEL_OK: return "done";
-    case MODEL_TOO_SMALL: return "the memory is smaller than MODEL_BYTES";
+    case MODEL_TOO_SMALL: return "the memory is smaller than MODEL_BYTES(threads)";
     case MODEL_WRONG_CPU: return "this library was compiled for instructions that this processor does not have";
     case MODEL_WRONG_THREADS: return "the number of threads must lie between 1 and MODEL_MAX_THREADS";
     case MODEL_NO_THREADS: return "no more threads could be started";

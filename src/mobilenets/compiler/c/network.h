@@ -8,6 +8,7 @@ typedef struct {
     const uint8_t *pixels;
     const float *weights;
     float *arena;
+    float *rings;       /* memory that every thread has for itself, one after the other */
 } Run;
 
 /* Thread `part` of `parts` does its share. */

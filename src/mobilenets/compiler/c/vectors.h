@@ -45,6 +45,7 @@
 typedef float vec __attribute__((vector_size(4 * VECTOR)));
 typedef int32_t ints __attribute__((vector_size(4 * VECTOR)));
 typedef float unaligned __attribute__((vector_size(4 * VECTOR), aligned(4), may_alias));
+typedef uint8_t bytes __attribute__((vector_size(VECTOR), aligned(1), may_alias));
 #else
 typedef float vec, unaligned;
 typedef int32_t ints;
@@ -94,6 +95,23 @@ INLINE vec with_sign(vec magnitude, vec sign) { return (vec)((ints)magnitude | (
 INLINE vec power_of_two(vec whole) { return ldexpf(1.0f, (int)whole); }
 INLINE vec sign_of(vec x) { return copysignf(0.0f, x); }
 INLINE vec with_sign(vec magnitude, vec sign) { return copysignf(magnitude, sign); }
+#endif
+
+/* Bytes as floats; gcc makes single values of a conversion that it has no name for. */
+#if VECTOR == 16
+INLINE vec load_bytes(const uint8_t *from) {
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from)));
+}
+#elif VECTOR == 8 && defined(__AVX2__)
+INLINE vec load_bytes(const uint8_t *from) {
+    return (vec)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from)));
+}
+#elif VECTOR > 1
+INLINE vec load_bytes(const uint8_t *from) {
+    return __builtin_convertvector(__builtin_convertvector(*(const bytes *)from, ints), vec);
+}
+#else
+INLINE vec load_bytes(const uint8_t *from) { return (float)*from; }
 #endif
 
 /* eˣ for x ≤ 0, within 2 units in the last place: 2ⁿ · eʳ, |r| ≤ ln 2 / 2 (the constants of Cephes' expf). */
