@@ -63,8 +63,11 @@ SSE2 = CodePath("sse2", ("-march=x86-64",))
 SCALAR = CodePath("scalar", ("-DVECTOR=1",))
 NEON = CodePath("neon", ())
 _HAS_VFPV4 = "({ extern unsigned long getauxval(unsigned long); getauxval(16) & 1 << 16; })"
-NEON_FMA = CodePath("neon_fma", ("-mcpu=cortex-a7", "-mfpu=neon-vfpv4"), _HAS_VFPV4)
-NEON_A9 = CodePath("neon", ("-mcpu=cortex-a9", "-mfpu=neon"))
+_VECTORS = ("-funsafe-math-optimizations", "-fno-associative-math")
+"""Without the first, gcc keeps off 32-bit NEON, which knows no subnormal numbers; the second keeps sums
+in their order."""
+NEON_FMA = CodePath("neon_fma", ("-mcpu=cortex-a7", "-mfpu=neon-vfpv4", *_VECTORS), _HAS_VFPV4)
+NEON_A9 = CodePath("neon", ("-mcpu=cortex-a9", "-mfpu=neon", *_VECTORS))
 SIMD128 = CodePath("simd128", ("-msimd128",))
 
 _ABI = {"win32": "windows-gnu", "darwin": "macos"}.get(sys.platform, "linux-gnu.2.17")

@@ -40,7 +40,7 @@ def readme(
     `parts` are the format's own files: name, what it is. Without `python`, there are no programs in it.
     """
     spec, found, candidate = manifest.spec, certificate["comparison"], certificate["candidate"]
-    compared = "" if candidate["ran"] else "not this file, but the same source compiled where it was made, "
+    compared = "" if candidate["ran"] else "the same source, compiled where this was made, "
     total = cost.count(spec)
     steps = words.preprocessing(manifest.preprocessing, spec.resolution)
     labels = ", ".join(escaped(label) for label in manifest.labels[:_LISTED])
@@ -54,8 +54,8 @@ def readme(
         "Licence of the weights": escaped(manifest.licence),
         "Compared": (
             f"{compared}with the model it was exported from, on {count(found['pictures'], 'picture')}: "
-            f"logits at most {found['relative']:.1e} of their spread apart (allowed {found['tolerance']:.0e}), same best "
-            f"class on {found['top1_agreement']:.0%}; see `certificate.json`"
+            f"logits at most {found['relative']:.1e} of their spread apart (allowed {found['tolerance']:.0e}), "
+            f"same best class on {found['top1_agreement']:.0%}; see `certificate.json`"
         ),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
