@@ -53,9 +53,10 @@ def readme(
         **dict(_scores(manifest.metrics)),
         "Licence of the weights": escaped(manifest.licence),
         "Compared": (
-            f"{compared}with the model it was exported from, on {count(found['pictures'], 'picture')}: logits "
-            f"at most {found['relative']:.1e} of their spread apart (allowed {found['tolerance']:.0e}), "
-            f"same best class on {found['top1_agreement']:.0%}; see `certificate.json`"
+            f"{compared}with the model it was exported from, on {count(found['pictures'], 'picture')}: "
+            f"logits at most {found['relative']:.1e} of their spread apart "
+            f"(allowed {found['tolerance']:.0e}), same best class on {found['top1_agreement']:.0%}; "
+            "see `certificate.json`"
         ),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
