@@ -38,8 +38,9 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a che
 Out = Annotated[Path | None, typer.Option("-o", "--output", metavar="PATH", help="Where to write.")]
 Target = Annotated[
     str,
-    typer.Option(metavar="NAME", help="C: native, x86-64 (any PC), x86-64-v3, x86-64-v4, scalar."),
+    typer.Option(metavar="NAME", help="C: native, x86-64 (any PC), aarch64-linux, wasm32, cortex-m4 …"),
 ]
+SingleThreaded = Annotated[bool, typer.Option("--single-threaded", help="C: leave out the code for threads.")]
 Folder = Annotated[
     Path,
     typer.Argument(
@@ -284,13 +285,23 @@ def export(
     ] = None,
     opset: Annotated[int, typer.Option(metavar="18|20|21", help="ONNX operator set.")] = 18,
     target: Target = "native",
+    single_threaded: SingleThreaded = False,
     output: Out = None,
     json: Json = False,
 ) -> None:
     """Write a bundle that runs by itself, or weights for another library; compared before it counts."""
     from mobilenets.cli import verbs
 
-    verbs.export(model, to, pictures=pictures, opset=opset, target=target, output=output, as_json=json)
+    verbs.export(
+        model,
+        to,
+        pictures=pictures,
+        opset=opset,
+        target=target,
+        single_threaded=single_threaded,
+        output=output,
+        as_json=json,
+    )
 
 
 @app.command(name="compile")
@@ -301,13 +312,23 @@ def compile_model(
         typer.Option(metavar="FOLDER", help="Compare on these, and put some in as golden pictures."),
     ] = None,
     target: Target = "native",
+    single_threaded: SingleThreaded = False,
     output: Out = None,
     json: Json = False,
 ) -> None:
     """Make plain C of a model, and a library of it that needs nothing else: export --to c."""
     from mobilenets.cli import verbs
 
-    verbs.export(model, "c", pictures=pictures, opset=18, target=target, output=output, as_json=json)
+    verbs.export(
+        model,
+        "c",
+        pictures=pictures,
+        opset=18,
+        target=target,
+        single_threaded=single_threaded,
+        output=output,
+        as_json=json,
+    )
 
 
 @app.command()

@@ -294,6 +294,7 @@ def export(
     pictures: Path | None,
     opset: int,
     target: str,
+    single_threaded: bool,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -310,14 +311,19 @@ def export(
         pictures=pictures,
         opset=opset,
         target=target,
+        single_threaded=single_threaded,
         progress=TerminalProgress(),
     )
     if as_json:
         show_json({"bundle": str(bundle.folder), "certificate": bundle.certificate})
         return
     show(f"Written: {printable(str(bundle.folder))}")
-    say(f"Check it on its device   python {printable(str(bundle.folder / 'selftest.py'))}")
-    say(f"Next                     {command_line(['predict', str(bundle.folder), 'PICTURE'])}")
+    if (bundle.folder / "selftest.py").exists():
+        say(f"Check it on its device   python {printable(str(bundle.folder / 'selftest.py'))}")
+    if bundle.certificate["candidate"]["ran"]:
+        say(f"Next                     {command_line(['predict', str(bundle.folder), 'PICTURE'])}")
+    else:
+        say(f"Next                     read {printable(str(bundle.folder / 'README.md'))}")
 
 
 def _export_weights(

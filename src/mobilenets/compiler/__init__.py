@@ -4,7 +4,8 @@
     planning   steps over maps, tiles, and one arena
     packing    weights in the order in which the kernels read them
     emission   C: a function for every kind of convolution, one for each step
-    toolchain  the C compiler, its targets, and a cache of libraries
+    targets    the machines that there can be libraries for
+    toolchain  the C compiler, and a cache of libraries
 
 The kernels are written by hand, in `c/kernels.h`; docs/compiler.md explains them.
 """

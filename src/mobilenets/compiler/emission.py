@@ -144,7 +144,8 @@ class _Emitter:
             return self._strip(step)
         if isinstance(step, Pack):
             (source,) = step.reads
-            call = f"pack_{step.what}({_map(source)}, {self._at(source)}, {step.panel}, {self._at(step.writes)});"
+            operands = f"{_map(source)}, {self._at(source)}, {step.panel}, {self._at(step.writes)}"
+            call = f"pack_{step.what}({operands});"
             return ["(void)parts;", "if (part == 0)", f"    {call}"]
         return self._work(step, f"share({step.units}, part, parts)")
 

@@ -555,13 +555,7 @@ def _by_rows(step: Step) -> bool:
 
 
 def _strip(chain: Sequence[Step]) -> Strip:
-    stages = []
-    for step in chain:
-        assert isinstance(step, Normalise | Convolve | Depthwise)
-        if isinstance(step, Convolve) and step.panels_first:
-            tiling = _tiled(1, step.writes, step.groups)
-            step = replace(step, tiles=tiling.tiles, panel=tiling.panel, panels_first=False)
-        stages.append(step)
+    stages = [_as_stage(step) for step in chain]
     rows = 1
     for before, step in reversed(list(itertools.pairwise(stages))):
         assert isinstance(step, Convolve | Depthwise)
@@ -571,6 +565,15 @@ def _strip(chain: Sequence[Step]) -> Strip:
     inside = {id(stage.writes) for stage in stages}
     reads = tuple(at for stage in stages for at in _read(stage) if id(at) not in inside)
     return Strip(title, reads, stages[-1].writes, tuple(stages))
+
+
+def _as_stage(step: Step) -> Stage:
+    """`step` with rows as the outer loop."""
+    assert isinstance(step, Normalise | Convolve | Depthwise)
+    if not isinstance(step, Convolve) or not step.panels_first:
+        return step
+    tiling = _tiled(1, step.writes, step.groups)
+    return replace(step, tiles=tiling.tiles, panel=tiling.panel, panels_first=False)
 
 
 def _lay_rings(steps: Iterable[Step]) -> tuple[dict[int, int], int]:

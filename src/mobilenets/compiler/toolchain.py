@@ -1,11 +1,13 @@
-"""The C compiler: which one there is, what it is told for each target, and libraries kept by content.
+"""The C compiler: which one there is for a target, what it is told, and libraries kept by content.
 
 Compilers are called with lists of arguments, never through a shell.
 """
 
 import hashlib
+import importlib.util
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,54 +18,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobilenets.compiler.emission import Program
+from mobilenets.compiler.targets import AVX2, AVX512, LIBRARY, SCALAR, TARGETS, CodePath, Target
 from mobilenets.errors import EnvironmentFault, UnknownName
 from mobilenets.files import caches, replacing_folder, write_bytes, write_text
 from mobilenets.progress import SILENT, Progress
 from mobilenets.threads import available_cores
 
 WEIGHTS_FILE = "weights.bin"
-LIBRARY = "model.dll" if sys.platform == "win32" else "libmodel.so"
-"""The shared library's name in a bundle and in the cache."""
-FLAGS = ("-std=gnu11", "-O2", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-fvisibility=hidden")
+FLAGS = ("-std=gnu11", "-O2", "-ffp-contract=fast", "-fno-math-errno", "-fvisibility=hidden")
 """Without `-ffp-contract=fast`, gcc splits every fused multiply-add into two instructions."""
 WARNINGS = ("-Wall", "-Wextra")
 
 
-@dataclass(frozen=True)
-class CodePath:
-    """One compilation of the network, for one kind of vector."""
-
-    name: str
-    flags: tuple[str, ...]
-    condition: str
-    """C that says whether this processor can run it."""
-
-
-def _supports(*features: str) -> str:
-    return " && ".join(f'__builtin_cpu_supports("{feature}")' for feature in features)
-
-
-AVX512 = CodePath(
-    "avx512",
-    ("-march=x86-64-v4",),
-    _supports("avx512f", "avx512vl", "avx512bw", "avx512dq", "avx2", "fma", "bmi2"),
-)
-AVX2 = CodePath("avx2", ("-march=x86-64-v3",), _supports("avx2", "fma", "bmi2"))
-SSE2 = CodePath("sse2", ("-march=x86-64",), "1")
-TARGETS: dict[str, tuple[CodePath, ...]] = {
-    "native": (),
-    "x86-64": (AVX512, AVX2, SSE2),
-    "x86-64-v3": (AVX2,),
-    "x86-64-v4": (AVX512,),
-    "scalar": (CodePath("scalar", ("-DVECTOR=1",), "1"),),
-}
-"""What a library is compiled for: its paths, the best first. `native` is what the compiler finds here."""
-
 _NATIVE = {
     "__AVX512F__": CodePath("avx512", ("-march=native",), AVX512.condition),
     "__AVX2__": CodePath("avx2", ("-march=native",), AVX2.condition),
-    "__SSE2__": CodePath("sse2", ("-march=native",), "1"),
-    "__ARM_NEON": CodePath("neon", ("-mcpu=native",), "1"),
+    "__SSE2__": CodePath("sse2", ("-march=native",)),
+    "__ARM_NEON": CodePath("neon", ("-mcpu=native",)),
 }
 """By the macro that the compiler defines for this machine."""
 
@@ -75,60 +46,100 @@ class Compiler:
     command: tuple[str, ...]
     version: str
     """The first line that it says of itself."""
+    target: Target
+    """What it compiles for."""
+
+    def told(self, flags: Sequence[str]) -> tuple[str, ...]:
+        """`flags` as this compiler takes them: zig has one flag for the processor, and names of its own."""
+        if "ziglang" not in self.command:
+            return tuple(flags)
+        kept = [flag for flag in flags if not flag.startswith(("-mfpu=", "-mfloat-abi=", "-mthumb"))]
+        return tuple(re.sub("-m(arch|cpu)=.*", _for_zig, flag) for flag in kept)
+
+    def macros(self, flags: Sequence[str]) -> frozenset[str]:
+        """What it defines with `flags`; nothing where it does not know them."""
+        done = _run((*self.command, *self.told(flags), "-dM", "-E", "-x", "c", os.devnull))
+        lines = done.stdout.splitlines() if done.returncode == 0 else []
+        return frozenset(line.split()[1] for line in lines if line.startswith("#define "))
 
 
-def find_compiler(environment: Mapping[str, str] = os.environ) -> Compiler:
-    """`$CC`, else `cc`, `gcc` or `clang`; `EnvironmentFault` where none works."""
-    named = environment.get("CC")
-    try:
-        candidates = [shlex.split(named)] if named else [["cc"], ["gcc"], ["clang"]]
-    except ValueError:  # a quote without its end
-        candidates = []
-    for command in candidates:
-        if not command or shutil.which(command[0]) is None:
-            continue
-        done = _run((*command, "--version"))
-        if done.returncode == 0 and done.stdout.strip():
-            return Compiler(tuple(command), done.stdout.strip().splitlines()[0])
-    raise EnvironmentFault(
-        f"the C compiler {named!r}, which $CC names, does not run."
-        if named
-        else "there is no C compiler here: neither cc, gcc nor clang.",
-        remedy="Install one with: apt install gcc (Debian, Ubuntu) or xcode-select --install (macOS).",
-    )
+def _for_zig(flag: re.Match[str]) -> str:
+    return f"-mcpu={flag[0].partition('=')[2].replace('-', '_')}"
 
 
-def code_paths(target: str, compiler: Compiler) -> tuple[CodePath, ...]:
-    """The paths of `target`; `UnknownName` for another name."""
+def find_compiler(target: str = "native", environment: Mapping[str, str] = os.environ) -> Compiler:
+    """`$CC`, or `cc`, `gcc`, `clang`; zig from PyPI; a cross compiler: the first that compiles for `target`.
+
+    Raises `UnknownName` for a target that there is none of, and `EnvironmentFault` where no compiler is for
+    it. A `$CC` that is for another machine is passed over, and an error where it does not run.
+    """
     if target not in TARGETS:
         raise UnknownName("target", target, TARGETS)
-    if target != "native":
-        return TARGETS[target]
+    wanted, named = TARGETS[target], environment.get("CC")
+    commands: list[tuple[str, ...]] = [_words(named)] if named else [("cc",), ("gcc",), ("clang",)]
+    if named and _answering(commands[0], wanted) is None:
+        raise EnvironmentFault(f"the C compiler {named!r}, which $CC names, does not run.", remedy=_INSTALL)
+    if importlib.util.find_spec("ziglang"):
+        commands.append((sys.executable, "-m", "ziglang", "cc", *wanted.zig))
+    for command in (*commands, wanted.cross):
+        compiler = _answering(command, wanted)
+        if compiler and wanted.macros <= compiler.macros(wanted.flags):
+            return compiler
+    here = "here: neither cc, gcc, clang nor zig" if wanted.machine is None else f"for {target} here"
+    raise EnvironmentFault(f"there is no C compiler {here}.", remedy=_INSTALL)
+
+
+_INSTALL = (
+    "Install one with: pip install 'mobilenets[compile]' (zig, for every target), or, for this machine, "
+    "apt install gcc (Debian, Ubuntu) or xcode-select --install (macOS)."
+)
+
+
+def _words(command: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(command))
+    except ValueError:  # a quote without its end
+        return ()
+
+
+def _answering(command: tuple[str, ...], target: Target) -> Compiler | None:
+    if not command or shutil.which(command[0]) is None:
+        return None
+    done = _run((*command, "--version"))
+    if done.returncode != 0 or not done.stdout.strip():
+        return None
+    return Compiler(command, done.stdout.strip().splitlines()[0], target)
+
+
+def code_paths(compiler: Compiler) -> tuple[CodePath, ...]:
+    """The paths of the compiler's target, the best first."""
+    if compiler.target.paths:
+        return compiler.target.paths
     for flag in ("-march=native", "-mcpu=native"):
-        done = _run((*compiler.command, flag, "-dM", "-E", "-x", "c", os.devnull))
-        defined = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("#define ")}
+        defined = compiler.macros([flag])
         for macro, path in _NATIVE.items():
-            if done.returncode == 0 and macro in defined and path.flags == (flag,):
+            if macro in defined and path.flags == (flag,):
                 return (path,)
-    return TARGETS["scalar"]
+    return (SCALAR,)
 
 
-def paths_header(paths: Sequence[CodePath]) -> str:
-    """`paths.h`: which compilations of the network there are, and how to choose one."""
+def paths_header(paths: Sequence[CodePath], *, threads: bool = True) -> str:
+    """`paths.h`: which compilations of the network there are, how to choose one, and whether with threads."""
     tries = " \\\n".join(f"    TRY({path.name}, {path.condition})" for path in paths)
     declared = "\n".join(f"extern const Network network_{path.name};" for path in paths)
+    single = "" if threads else "#define MODEL_SINGLE_THREADED   /* no code for threads */\n\n"
     return (
         "/* The compilations of network.c, the best first, and which of them this processor can run. */\n"
-        '#ifndef PATHS_H\n#define PATHS_H\n\n#include "network.h"\n\n'
+        f'#ifndef PATHS_H\n#define PATHS_H\n\n#include "network.h"\n\n{single}'
         f"#define MODEL_PATHS(TRY) \\\n{tries}\n\n{declared}\n\n#endif\n"
     )
 
 
-def write_sources(program: Program, paths: Sequence[CodePath], folder: Path) -> None:
+def write_sources(program: Program, paths: Sequence[CodePath], folder: Path, *, threads: bool = True) -> None:
     """All of the program's files into `folder`."""
     for name, text in program.files.items():
         write_text(folder / name, text)
-    write_text(folder / "paths.h", paths_header(paths))
+    write_text(folder / "paths.h", paths_header(paths, threads=threads))
     write_bytes(folder / WEIGHTS_FILE, program.weights.astype("<f4").tobytes())
 
 
@@ -140,40 +151,40 @@ def compile_library(
     flags: Sequence[str] = (),
     progress: Progress = SILENT,
 ) -> Path:
-    """The shared library of the sources in `folder`, beside them; objects are compiled side by side.
+    """The library of the sources in `folder`, beside them; objects are compiled side by side.
 
     Raises `EnvironmentFault` with the compiler's first error.
     """
-    units = [
-        (f"network_{path.name}.o", "network.c", (*path.flags, f"-DNETWORK=network_{path.name}"))
-        for path in paths
-    ]
-    units += [(f"{name}.o", f"{name}.c", ()) for name in ("model", "labels", "weights")]
+    target = compiler.target
+    units = [(f"network_{path.name}", path.flags, f"-DNETWORK=network_{path.name}") for path in paths]
+    units += [(name, (), "") for name in ("model", "labels", "weights")]
 
-    def compile_one(unit: tuple[str, str, tuple[str, ...]]) -> None:
-        output, source, own = unit
-        _checked((*compiler.command, *FLAGS, *WARNINGS, *own, *flags, "-c", source, "-o", output), folder)
+    def compile_one(unit: tuple[str, tuple[str, ...], str]) -> str:
+        name, own, define = unit
+        told = compiler.told((*FLAGS, *target.flags, *WARNINGS, *own, *flags))
+        source, output = f"{name.partition('_')[0]}.c", f"{name}.unit.o"
+        _checked((*compiler.command, *told, *filter(None, [define]), "-c", source, "-o", output), folder)
+        return output
 
     with ThreadPoolExecutor(min(available_cores(), len(units))) as pool:
-        for _ in progress.track(pool.map(compile_one, units), len(units), "compiling"):
-            pass
-    objects = [output for output, _, _ in units]
-    _checked((*compiler.command, "-shared", *flags, *objects, "-lm", "-pthread", "-o", LIBRARY), folder)
+        objects = list(progress.track(pool.map(compile_one, units), len(units), "compiling"))
+    told = compiler.told((*target.flags, *target.link, *flags))
+    _checked((*compiler.command, *told, *objects, "-o", target.library), folder)
     for name in objects:
         (folder / name).unlink()
-    return folder / LIBRARY
+    return folder / target.library
 
 
-def cached_library(program: Program, *, target: str = "native", progress: Progress = SILENT) -> Path:
-    """The library of `program`, compiled now or taken from the cache; its key is all that made it."""
+def cached_library(program: Program, *, progress: Progress = SILENT) -> Path:
+    """The library of `program` for here, compiled now or taken from the cache by all that made it."""
     compiler = find_compiler()
-    paths = code_paths(target, compiler)
+    paths = code_paths(compiler)
     parts = {
         "files": program.files,
         "paths": paths_header(paths),
         "flags": [FLAGS, [path.flags for path in paths]],
         "compiler": compiler.version,
-        "machine": _machine() if target == "native" else "",
+        "machine": _machine(),
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     key.update(program.weights.astype("<f4").tobytes())

@@ -40,6 +40,7 @@ def export(
     pictures: str | Path | None = None,
     opset: int = OPSETS[0],
     target: str = "native",
+    single_threaded: bool = False,
     progress: Progress = SILENT,
 ) -> Bundle:
     """Write `model` (a checkpoint, its path, or a run folder) as a bundle in the format `to`.
@@ -50,6 +51,9 @@ def export(
     stands there is replaced; anything else is an `InputError`.
 
     The golden pictures are generated; up to `golden.MAX_TAKEN` from the folder `pictures` are added.
+    `target` (a key of `compiler.targets.TARGETS`) and `single_threaded` are for C. What another machine
+    runs cannot be opened here: then the same source is compiled for this machine too, and compared.
+
     Raises `GateFailed`, with nothing written, where the result does not compute what `model` does.
     """
     if to not in FORMATS:
@@ -69,17 +73,23 @@ def export(
             )
     progress.say(f"Converting {printable(checkpoint.spec.name)} to {chosen.title} …")
     with replacing_folder(folder) as building:
-        chosen.write(checkpoint, building, Options(opset, target, progress))
+        asked = Options(opset, target, not single_threaded, progress)
+        chosen.write(checkpoint, building, asked)
         files = golden.save(images, building / golden.FOLDER)
         pixels = _prepared(files, checkpoint)
         logits = TorchSession(checkpoint).run(pixels)
-        unproven = contents.unproven(building, checkpoint, to, chosen.engine, chosen.model_file)
-        found = _compare(ENGINES[chosen.engine](unproven, None), pixels, logits, to, file)
+        unproven = contents.unproven(building, checkpoint, to, chosen.engine, chosen.model_file(asked))
+        runs_here = chosen.runs_here(asked)
+        session = ENGINES[chosen.engine](unproven if runs_here else checkpoint, None)
+        found = _compare(session, pixels, logits, to, file)
         progress.say(_sentence(found))
         proof = contents.Proof(files, pixels, logits, found, taken_count)
-        contents.write(unproven, checkpoint, proof, chosen, source_file=file)
+        contents.write(unproven, checkpoint, proof, chosen, asked, source_file=file)
         read_bundle(building)
-        _run_selftest(building)
+        if runs_here:
+            _run_selftest(building)
+        else:
+            progress.say(_elsewhere(unproven.model_file.name, target))
     return read_bundle(folder)
 
 
@@ -140,6 +150,13 @@ def _sentence(found: Agreement) -> str:
         f"Compared with torch on {count(found.n, 'picture')}, alone and together: logits at most "
         f"{found.relative:.1e} of their spread apart (allowed {LOGITS_RELATIVE:.0e}), "
         f"same best class on {found.top1_agreement:.0%}."
+    )
+
+
+def _elsewhere(model_file: str, target: str) -> str:
+    return (
+        f"{model_file} is for {target} and did not run: what was compared is the same source, compiled "
+        "for this machine. Check it where it will run."
     )
 
 

@@ -5,64 +5,80 @@ from pathlib import Path
 
 from mobilenets.checkpoint import Checkpoint
 from mobilenets.compiler import translate
-from mobilenets.compiler.toolchain import (
-    FLAGS,
-    LIBRARY,
-    CodePath,
-    code_paths,
-    compile_library,
-    find_compiler,
-    write_sources,
-)
+from mobilenets.compiler.targets import CodePath, Target
+from mobilenets.compiler.toolchain import FLAGS, code_paths, compile_library, find_compiler, write_sources
 from mobilenets.files import write_text
 from mobilenets.progress import Progress
 
 SOURCES = "c"
 """The folder of a bundle that holds the source."""
+WASM_PROGRAM = "model.mjs"
+"""Runs `model.wasm` in a browser or in Node."""
 
 
-def write_c(checkpoint: Checkpoint, folder: Path, target: str, progress: Progress) -> None:
+def write_c(checkpoint: Checkpoint, folder: Path, target: str, threads: bool, progress: Progress) -> None:
     """The source of `checkpoint` into `folder`/c, and the library of it for `target` into `folder`.
 
-    Raises `UnknownName` for a target that there is none of, `EnvironmentFault` without a C compiler.
+    Without `threads`, there is no code for any. Raises `UnknownName` for a target that there is none of,
+    `EnvironmentFault` without a C compiler.
     """
-    compiler = find_compiler()
-    paths = code_paths(target, compiler)
+    compiler = find_compiler(target)
+    paths = code_paths(compiler)
     sources = folder / SOURCES
-    write_sources(translate(checkpoint), paths, sources)
-    write_text(sources / "CMakeLists.txt", _cmake(paths))
-    example = resources.files("mobilenets.compiler").joinpath("c", "main.c")
-    write_text(sources / "main.c", example.read_text(encoding="utf-8"))
-    compile_library(sources, paths, compiler, progress=progress).rename(folder / LIBRARY)
+    threads = threads and compiler.target.threads
+    write_sources(translate(checkpoint), paths, sources, threads=threads)
+    write_text(sources / "CMakeLists.txt", _cmake(paths, compiler.target, threads))
+    _copy("c/main.c", sources)
+    library = compile_library(sources, paths, compiler, progress=progress)
+    library.rename(folder / library.name)
+    if target == "wasm32":
+        _copy(f"c/{WASM_PROGRAM}", folder)
 
 
-def _cmake(paths: tuple[CodePath, ...]) -> str:
+def parts(target: str) -> tuple[tuple[str, str], ...]:
+    """What `write_c` writes beside the library: name, what it is."""
+    source = (f"{SOURCES}/", "the same as C source, which needs no more than libc; see its `model.h`")
+    program = (WASM_PROGRAM, "runs it in a browser or in Node; its first lines say how")
+    return (source, program) if target == "wasm32" else (source,)
+
+
+def _copy(name: str, folder: Path) -> None:
+    source = resources.files("mobilenets.compiler").joinpath(name)
+    write_text(folder / source.name, source.read_text(encoding="utf-8"))
+
+
+def _cmake(paths: tuple[CodePath, ...], target: Target, threads: bool) -> str:
     networks = "\n".join(
         f"add_library(network_{path.name} OBJECT network.c)\n"
         f"target_compile_options(network_{path.name} PRIVATE {' '.join(path.flags)})\n"
         f"target_compile_definitions(network_{path.name} PRIVATE NETWORK=network_{path.name})"
         for path in paths
     )
-    objects = " ".join(f"$<TARGET_OBJECTS:network_{path.name}>" for path in paths)
-    return _CMAKE.format(flags=" ".join(FLAGS[1:]), networks=networks, objects=objects)
+    return _CMAKE.format(
+        flags=" ".join((*FLAGS[1:], *target.flags)),
+        networks=networks,
+        kind="SHARED" if target.shared else "STATIC",
+        objects=" ".join(f"$<TARGET_OBJECTS:network_{path.name}>" for path in paths),
+        find=_FIND_THREADS if threads else "",
+        link=_LINK_THREADS if threads else "",
+        program=_PROGRAM if target.shared else "",
+    )
 
 
 _CMAKE = """\
 cmake_minimum_required(VERSION 3.13)
 project(model C)
-find_package(Threads REQUIRED)
-
+{find}
 set(CMAKE_C_STANDARD 11)
 add_compile_options({flags})
 
 # network.c is compiled once for each kind of processor; model.c chooses when it is opened.
 {networks}
 
-add_library(model SHARED model.c labels.c weights.c {objects})
+add_library(model {kind} model.c labels.c weights.c {objects})
 target_compile_options(model PRIVATE -Wa,-I${{CMAKE_CURRENT_SOURCE_DIR}})
 target_include_directories(model PUBLIC ${{CMAKE_CURRENT_SOURCE_DIR}})
-target_link_libraries(model PRIVATE m Threads::Threads)
-
-add_executable(main main.c)
-target_link_libraries(main model)
-"""
+{link}{program}"""
+_FIND_THREADS = "find_package(Threads REQUIRED)\n"
+_LINK_THREADS = "target_link_libraries(model PRIVATE Threads::Threads)\n"
+_PROGRAM = "\nadd_executable(main main.c)\ntarget_link_libraries(main model)\n"

@@ -28,12 +28,19 @@ ARISING OUT OF OR IN CONNECTION WITH THE USE OR PERFORMANCE OF THIS SOFTWARE.
 """
 
 
-def readme(manifest: Manifest, certificate: Mapping[str, Any], parts: Sequence[tuple[str, str]]) -> str:
+def readme(
+    manifest: Manifest,
+    certificate: Mapping[str, Any],
+    parts: Sequence[tuple[str, str]],
+    *,
+    python: bool = True,
+) -> str:
     """`README.md` of a bundle: what the model is, how good, how to run it, what to beware of.
 
-    `parts` are the format's own files: name, what it is.
+    `parts` are the format's own files: name, what it is. Without `python`, there are no programs in it.
     """
-    spec, found = manifest.spec, certificate["comparison"]
+    spec, found, candidate = manifest.spec, certificate["comparison"], certificate["candidate"]
+    compared = "" if candidate["ran"] else "the same source, compiled where this was made, "
     total = cost.count(spec)
     steps = words.preprocessing(manifest.preprocessing, spec.resolution)
     labels = ", ".join(escaped(label) for label in manifest.labels[:_LISTED])
@@ -46,9 +53,10 @@ def readme(manifest: Manifest, certificate: Mapping[str, Any], parts: Sequence[t
         **dict(_scores(manifest.metrics)),
         "Licence of the weights": escaped(manifest.licence),
         "Compared": (
-            f"with the model it was exported from, on {count(found['pictures'], 'picture')}: logits at most "
-            f"{found['relative']:.1e} of their spread apart (allowed {found['tolerance']:.0e}), same best "
-            f"class on {found['top1_agreement']:.0%}; see `certificate.json`"
+            f"{compared}with the model it was exported from, on {count(found['pictures'], 'picture')}: "
+            f"logits at most {found['relative']:.1e} of their spread apart "
+            f"(allowed {found['tolerance']:.0e}), same best class on {found['top1_agreement']:.0%}; "
+            "see `certificate.json`"
         ),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
@@ -60,7 +68,10 @@ def readme(manifest: Manifest, certificate: Mapping[str, Any], parts: Sequence[t
         channels=spec.channels,
         classes=spec.classes,
         parts="".join(f"| `{name}` | {what} |\n" for name, what in parts),
-        model_file=certificate["candidate"]["model_file"],
+        run=_RUN if python else _RUN_ELSEWHERE.format(target=candidate["target"]),
+        way=_WAY if python else "",
+        programs=_PROGRAMS if python else "| `LICENSES.txt` | the terms |\n",
+        model_file=candidate["model_file"],
         reliable=_caveat(manifest),
     )
 
@@ -127,15 +138,7 @@ An image classifier that runs from this folder, without the program that trained
 
 ## Run it
 
-With Python 3.11 or newer, in this folder:
-
-    pip install -r requirements.txt
-    python predict.py photo.jpg
-    python selftest.py
-
-`selftest.py` checks that the folder is whole and that the model computes on this machine what it computed
-where it was made. Run it once on every new device; its exit code is not 0 where anything differs.
-
+{run}
 ## Use it in your own program
 
 `{model_file}` takes `pixels`, `uint8`, N×{side}×{side}×{channels} (any N, 0–255), and gives
@@ -143,8 +146,7 @@ where it was made. Run it once on every new device; its exit code is not 0 where
 
 {preparation}
 
-The last step is inside the model. `support/preprocessing.py` does the others exactly, with numpy and Pillow
-alone; `predict.py` shows the whole way. An implementation in another language is right if it reproduces
+The last step is inside the model. {way}An implementation in another language is right if it reproduces
 `golden.json`.
 
 ## What is here
@@ -156,11 +158,34 @@ alone; `predict.py` shows the whole way. An implementation in another language i
 | `certificate.json` | what the model was compared with, when, on what machine, and how far apart it was |
 | `labels.json`, `labels.txt` | the classes in order; in the `.txt` one a line, odd characters escaped |
 | `golden/`, `golden.json` | small pictures, and the logits that the source model gives for them |
-| `predict.py`, `selftest.py`, `engine.py`, `support/` | the example program, the check, and what both need |
-| `requirements.txt`, `LICENSES.txt` | what to install, and the terms |
-
+{programs}
 ## Beware
 
 * It always answers one of its classes, also for a picture that shows none of them.
 * {reliable}
+"""
+
+_RUN = """\
+With Python 3.11 or newer, in this folder:
+
+    pip install -r requirements.txt
+    python predict.py photo.jpg
+    python selftest.py
+
+`selftest.py` checks that the folder is whole and that the model computes on this machine what it computed
+where it was made. Run it once on every new device; its exit code is not 0 where anything differs.
+"""
+
+_RUN_ELSEWHERE = """\
+It is for {target}; the first lines of `c/model.h` show how a program calls it. Before you rely on it, run it
+on the device with the pictures in `golden/`, and compare with the logits in `golden.json`.
+"""
+
+_WAY = """\
+`support/preprocessing.py` does the others exactly, with numpy and Pillow
+alone; `predict.py` shows the whole way. """
+
+_PROGRAMS = """\
+| `predict.py`, `selftest.py`, `engine.py`, `support/` | the example program, the check, and what both need |
+| `requirements.txt`, `LICENSES.txt` | what to install, and the terms |
 """

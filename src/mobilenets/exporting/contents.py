@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata, resources
@@ -16,7 +16,7 @@ from mobilenets import __version__, machine
 from mobilenets.checkpoint import Checkpoint
 from mobilenets.compiler.toolchain import find_compiler
 from mobilenets.exporting import card
-from mobilenets.exporting.formats import Format
+from mobilenets.exporting.formats import Format, Options
 from mobilenets.files import sha256, write_bytes, write_json, write_text
 from mobilenets.runtime.bundle import CERTIFICATE_FILE, MANIFEST_FILE, TRAINED_ON_FILE, Bundle, bundle_json
 from mobilenets.text import printable
@@ -44,11 +44,11 @@ class Proof:
     """How many of them come from the user's folder."""
 
 
-def versions(format: str) -> dict[str, str]:
+def versions(format: str, target: str = "native") -> dict[str, str]:
     """Versions of what a conversion to `format` goes through."""
     converters = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "c": ()}[format]
     found = {name: metadata.version(name) for name in ("torch", *converters, "numpy", "pillow")}
-    return found | ({"cc": find_compiler().version} if format == "c" else {})
+    return found | ({"cc": find_compiler(target).version} if format == "c" else {})
 
 
 def standalone(module: str) -> str:
@@ -72,19 +72,42 @@ def unproven(folder: Path, checkpoint: Checkpoint, format: str, engine: str, mod
 
 
 def write(
-    bundle: Bundle, checkpoint: Checkpoint, proof: Proof, format: Format, *, source_file: Path | None
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    proof: Proof,
+    format: Format,
+    asked: Options,
+    *,
+    source_file: Path | None,
 ) -> None:
     """Everything but the model and the pictures, the manifest with all hashes last."""
-    needs = format.needs
     folder, manifest = bundle.folder, bundle.manifest
     now = datetime.now(UTC)
     certificate = _certificate(bundle, checkpoint, proof, source_file, now)
+    certificate["versions"] = {"mobilenets": __version__, **versions(bundle.format, asked.target)}
+    certificate["candidate"] |= {"target": asked.target} if bundle.format == "c" else {}
+    certificate["candidate"]["ran"] = format.runs_here(asked)
     write_json(folder / CERTIFICATE_FILE, certificate)
     write_json(folder / "golden.json", _golden_json(folder, proof))
     write_json(folder / "labels.json", list(manifest.labels))
     write_text(folder / "labels.txt", "".join(f"{printable(label)}\n" for label in manifest.labels))
     if bundle.trained_on:
         write_text(folder / TRAINED_ON_FILE, "".join(f"{digest}\n" for digest in sorted(bundle.trained_on)))
+    if format.has_python(asked):
+        _write_programs(folder, format, certificate["versions"])
+    write_text(
+        folder / "README.md",
+        card.readme(manifest, certificate, format.parts(asked), python=format.has_python(asked)),
+    )
+    write_text(folder / "LICENSES.txt", card.licences(manifest, taken=proof.taken, year=now.year))
+    hashes = {
+        path.relative_to(folder).as_posix(): sha256(path) for path in folder.rglob("*") if path.is_file()
+    }
+    write_json(folder / MANIFEST_FILE, bundle_json(dataclasses.replace(bundle, hashes=hashes)))
+
+
+def _write_programs(folder: Path, format: Format, versions: Mapping[str, str]) -> None:
+    """The example program, the self-test, and what both need."""
     examples = resources.files("mobilenets.exporting").joinpath("example")
     for source in (
         *(examples.joinpath(name) for name in _PROGRAMS),
@@ -95,16 +118,10 @@ def write(
         write_text(folder / SUPPORT / f"{module.rpartition('.')[2]}.py", standalone(module))
     used = {
         name: version
-        for name, version in versions(bundle.format).items()
-        if any(need.startswith(f"{name}>") for need in needs)
+        for name, version in versions.items()
+        if any(need.startswith(f"{name}>") for need in format.needs)
     }
-    write_text(folder / "requirements.txt", card.requirements(needs, used))
-    write_text(folder / "README.md", card.readme(manifest, certificate, format.parts))
-    write_text(folder / "LICENSES.txt", card.licences(manifest, taken=proof.taken, year=now.year))
-    hashes = {
-        path.relative_to(folder).as_posix(): sha256(path) for path in folder.rglob("*") if path.is_file()
-    }
-    write_json(folder / MANIFEST_FILE, bundle_json(dataclasses.replace(bundle, hashes=hashes)))
+    write_text(folder / "requirements.txt", card.requirements(format.needs, used))
 
 
 def _golden_json(folder: Path, proof: Proof) -> dict[str, Any]:
@@ -152,7 +169,6 @@ def _certificate(
             "model_file": model_file,
             "sha256": bundle.hashes[model_file],
         },
-        "versions": {"mobilenets": __version__, **versions(bundle.format)},
         "machine": machine.describe(),
         "date": now.isoformat(timespec="seconds"),
     }

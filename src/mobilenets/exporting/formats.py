@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobilenets.checkpoint import Checkpoint
-from mobilenets.compiler.toolchain import LIBRARY
-from mobilenets.exporting.c import SOURCES, write_c
+from mobilenets.compiler.targets import TARGETS
+from mobilenets.exporting import c
 from mobilenets.exporting.onnx import OPSETS, write_onnx
 from mobilenets.progress import SILENT, Progress
 
@@ -18,7 +18,9 @@ class Options:
     opset: int = OPSETS[0]
     """ONNX: the operator set."""
     target: str = "native"
-    """C: a key of `compiler.toolchain.TARGETS`."""
+    """C: a key of `compiler.targets.TARGETS`."""
+    threads: bool = True
+    """C: without it, there is no code for threads."""
     progress: Progress = SILENT
 
 
@@ -27,9 +29,10 @@ class Format:
     """How a checkpoint becomes one kind of model file, and what opens it."""
 
     title: str
-    model_file: str
     engine: str
     """A key of `runtime.ENGINES`."""
+    model_file: Callable[[Options], str]
+    """The model file's name."""
     write: Callable[[Checkpoint, Path, Options], None]
     """Checkpoint, the bundle's folder, what else was asked for."""
     needs: tuple[str, ...]
@@ -38,27 +41,35 @@ class Format:
     """The folder of `example/` with the module `engine` of its example program."""
     support: tuple[str, ...] = ()
     """Modules of ours that this module uses, beside those that every bundle has."""
-    parts: tuple[tuple[str, str], ...] = ()
+    parts: Callable[[Options], tuple[tuple[str, str], ...]] = lambda asked: ()
     """Files that it has beside every bundle's: name, what it is."""
+    runs_here: Callable[[Options], bool] = lambda asked: True
+    """Whether this machine can open the model file."""
+    has_python: Callable[[Options], bool] = lambda asked: True
+    """Whether the machine that it is for can run the bundle's programs."""
 
 
 FORMATS: dict[str, Format] = {
     "onnx": Format(
         title="ONNX",
-        model_file="model.onnx",
         engine="onnxruntime",
+        model_file=lambda asked: "model.onnx",
         write=lambda checkpoint, folder, asked: write_onnx(checkpoint, folder / "model.onnx", asked.opset),
         needs=("numpy>=2.0", "pillow>=11.0", "onnxruntime>=1.22"),
         program="onnx",
     ),
     "c": Format(
         title="C",
-        model_file=LIBRARY,
         engine="compiled",
-        write=lambda checkpoint, folder, asked: write_c(checkpoint, folder, asked.target, asked.progress),
+        model_file=lambda asked: TARGETS[asked.target].library,
+        write=lambda checkpoint, folder, asked: c.write_c(
+            checkpoint, folder, asked.target, asked.threads, asked.progress
+        ),
         needs=("numpy>=2.0", "pillow>=11.0"),
         program="c",
         support=("runtime.shared_library",),
-        parts=((f"{SOURCES}/", "the same as C source, which needs no more than libc; see its `model.h`"),),
+        parts=lambda asked: c.parts(asked.target),
+        runs_here=lambda asked: TARGETS[asked.target].runs_here,
+        has_python=lambda asked: TARGETS[asked.target].shared,
     ),
 }

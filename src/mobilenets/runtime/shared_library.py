@@ -14,10 +14,12 @@ from mobilenets.errors import CheckpointError, EnvironmentFault
 
 _MAX_THREADS = 64
 """`MODEL_MAX_THREADS`."""
+_NO_THREADS = 4
+"""`MODEL_NO_THREADS`."""
 
 
 class Library:
-    """The library `file`, opened with `threads` threads; without a number, one for each core.
+    """The library `file`, opened with at most `threads` threads; without a number, one for each core.
 
     It runs one batch at a time. Raises `CheckpointError` where `file` is no such library, and
     `EnvironmentFault` where it was compiled for another processor.
@@ -35,6 +37,8 @@ class Library:
         size = int(self._functions.model_bytes(threads))
         self._memory = ctypes.create_string_buffer(size)
         code = self._functions.model_open(self._memory, size, threads)
+        if code == _NO_THREADS:  # the library has none, or the system gives no more
+            code = self._functions.model_open(self._memory, size, 1)
         if code:
             raise EnvironmentFault(
                 f"{self._functions.model_error(code).decode()}.",

@@ -17,7 +17,6 @@
 #define KERNELS_H
 
 #include <stddef.h>
-#include <string.h>
 
 #include "vectors.h"
 
@@ -64,8 +63,8 @@ INLINE size_t at_row(Map map, int y) { return (size_t)(y % map.held) * (size_t)r
 /* Columns of zeros beside every block of a row. */
 INLINE void clear_borders(Map map, float *line) {
     for (int b = 0; b < blocks(map); b++, line += plane(map)) {
-        memset(line, 0, sizeof(float) * (size_t)(map.left * map.block));
-        memset(line + (map.left + map.columns) * map.block, 0, sizeof(float) * (size_t)(map.right * map.block));
+        __builtin_memset(line, 0, sizeof(float) * (size_t)(map.left * map.block));
+        __builtin_memset(line + (map.left + map.columns) * map.block, 0, sizeof(float) * (size_t)(map.right * map.block));
     }
 }
 

@@ -1,8 +1,6 @@
 /* The model's interface (model.h): the caller's memory, the threads in it, and the path for this processor. */
 #include "model.h"
 
-#include <string.h>
-
 #include "paths.h"
 
 #ifndef MODEL_SINGLE_THREADED
@@ -167,7 +165,7 @@ int model_open(void *memory, size_t bytes, int threads) {
         return MODEL_WRONG_THREADS;
     if (bytes < MODEL_BYTES(threads))
         return MODEL_TOO_SMALL;
-    memset(model, 0, sizeof *model);
+    __builtin_memset(model, 0, sizeof *model);
     if (network == NULL)
         return MODEL_WRONG_CPU;
     model->threads = threads;
@@ -187,7 +185,7 @@ int model_run(void *memory, const uint8_t *pixels, float *logits) {
         return MODEL_NOT_OPEN;
     model->run.pixels = pixels;
     run_all(model);
-    memcpy(logits, model->run.arena + model->network.logits, MODEL_CLASSES * sizeof *logits);
+    __builtin_memcpy(logits, model->run.arena + model->network.logits, MODEL_CLASSES * sizeof *logits);
     return MODEL_OK;
 }
 
@@ -207,7 +205,7 @@ const char *model_error(int code) {
     case MODEL_TOO_SMALL: return "the memory is smaller than MODEL_BYTES(threads)";
     case MODEL_WRONG_CPU: return "this library was compiled for instructions that this processor does not have";
     case MODEL_WRONG_THREADS: return "the number of threads must lie between 1 and MODEL_MAX_THREADS";
-    case MODEL_NO_THREADS: return "no more threads could be started";
+    case MODEL_NO_THREADS: return "no more threads could be started, or this library has none";
     case MODEL_NOT_OPEN: return "model_open did not succeed on this memory";
     default: return "an unknown code";
     }

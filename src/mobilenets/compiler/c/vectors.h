@@ -3,7 +3,6 @@
 #ifndef VECTORS_H
 #define VECTORS_H
 
-#include <math.h>
 #include <stdint.h>
 
 #define INLINE static inline __attribute__((always_inline, unused))
@@ -92,9 +91,9 @@ INLINE vec power_of_two(vec whole) { return (vec)((__builtin_convertvector(whole
 INLINE vec sign_of(vec x) { return (vec)((ints)x & INT32_MIN); }
 INLINE vec with_sign(vec magnitude, vec sign) { return (vec)((ints)magnitude | (ints)sign); }
 #else
-INLINE vec power_of_two(vec whole) { return ldexpf(1.0f, (int)whole); }
-INLINE vec sign_of(vec x) { return copysignf(0.0f, x); }
-INLINE vec with_sign(vec magnitude, vec sign) { return copysignf(magnitude, sign); }
+INLINE vec power_of_two(vec whole) { return (union { int32_t bits; float value; }){((int32_t)whole + 127) << 23}.value; }
+INLINE vec sign_of(vec x) { return __builtin_copysignf(0.0f, x); }
+INLINE vec with_sign(vec magnitude, vec sign) { return __builtin_copysignf(magnitude, sign); }
 #endif
 
 /* Bytes as floats; gcc makes single values of a conversion that it has no name for. */
