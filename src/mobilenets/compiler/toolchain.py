@@ -138,40 +138,48 @@ def compile_library(
     compiler: Compiler,
     *,
     flags: Sequence[str] = (),
+    interface: str = "model",
     progress: Progress = SILENT,
 ) -> Path:
     """The shared library of the sources in `folder`, beside them; objects are compiled side by side.
 
-    Raises `EnvironmentFault` with the compiler's first error.
+    `interface` names the C file through which it is called. Raises `EnvironmentFault` with the
+    compiler's first error.
     """
     units = [
         (f"network_{path.name}.o", "network.c", (*path.flags, f"-DNETWORK=network_{path.name}"))
         for path in paths
     ]
-    units += [(f"{name}.o", f"{name}.c", ()) for name in ("model", "labels", "weights")]
+    units += [(f"{name}.o", f"{name}.c", ()) for name in (interface, "labels", "weights")]
 
     def compile_one(unit: tuple[str, str, tuple[str, ...]]) -> None:
         output, source, own = unit
-        _checked((*compiler.command, *FLAGS, *WARNINGS, *own, *flags, "-c", source, "-o", output), folder)
+        run_compiler((*compiler.command, *FLAGS, *WARNINGS, *own, *flags, "-c", source, "-o", output), folder)
 
     with ThreadPoolExecutor(min(available_cores(), len(units))) as pool:
         for _ in progress.track(pool.map(compile_one, units), len(units), "compiling"):
             pass
     objects = [output for output, _, _ in units]
-    _checked((*compiler.command, "-shared", *flags, *objects, "-lm", "-pthread", "-o", LIBRARY), folder)
+    run_compiler((*compiler.command, "-shared", *flags, *objects, "-lm", "-pthread", "-o", LIBRARY), folder)
     for name in objects:
         (folder / name).unlink()
     return folder / LIBRARY
 
 
-def cached_library(program: Program, *, target: str = "native", progress: Progress = SILENT) -> Path:
-    """The library of `program`, compiled now or taken from the cache; its key is all that made it."""
+def cached_library(
+    program: Program, *, target: str = "native", interface: str = "model", progress: Progress = SILENT
+) -> Path:
+    """The library of `program`, compiled now or taken from the cache; its key is all that made it.
+
+    `interface` is as in `compile_library`.
+    """
     compiler = find_compiler()
     paths = code_paths(target, compiler)
     parts = {
         "files": program.files,
         "paths": paths_header(paths),
         "flags": [FLAGS, [path.flags for path in paths]],
+        "interface": interface,
         "compiler": compiler.version,
         "machine": _machine() if target == "native" else "",
     }
@@ -182,7 +190,7 @@ def cached_library(program: Program, *, target: str = "native", progress: Progre
         kept.parent.mkdir(parents=True, exist_ok=True)
         with replacing_folder(kept) as building:
             write_sources(program, paths, building)
-            compile_library(building, paths, compiler, progress=progress)
+            compile_library(building, paths, compiler, interface=interface, progress=progress)
     return kept / LIBRARY
 
 
@@ -201,7 +209,8 @@ def _run(command: Sequence[str], folder: Path | None = None) -> subprocess.Compl
     )
 
 
-def _checked(command: Sequence[str], folder: Path) -> None:
+def run_compiler(command: Sequence[str], folder: Path) -> None:
+    """Run `command` in `folder`; `EnvironmentFault` with the compiler's first error where it fails."""
     done = _run(command, folder)
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
