@@ -92,10 +92,6 @@ def pictures_per_second(_line: Line, row: Line) -> str:
     return f"{row['pictures_per_second']:,.0f}"
 
 
-def first_answer(line: Line, row: Line) -> str:
-    return f"{row['cold_start_ms']['value']:,.0f}"
-
-
 def costs(line: Line) -> Iterator[str]:
     """Cold start, memory and disk of one network in every engine."""
     rows = [
@@ -110,7 +106,8 @@ def costs(line: Line) -> Iterator[str]:
     ]
     yield from markdown(["engine", "first logits, ms", "memory, MB", "model, MB", "runtime, MB"], rows)
     if line["program_ms"] is not None:
-        yield f"The emitted C program has answered and ended {line['program_ms']['value']:.1f} ms after its start."
+        took = line["program_ms"]["value"]
+        yield f"The emitted C program has answered and ended {took:.1f} ms after its start."
         yield ""
 
 
@@ -150,11 +147,12 @@ INTRODUCTION = """\
 
 Written by `python benchmarks/render.py` from benchmarks/results.jsonl, which `make bench` extends; do not edit.
 
-**Before you quote a number**: it is of the machine below and of no other. Every engine has a process of its own, and the
-processes run in turn, never two at once, after a warm-up. A time is the median over the rounds of each round's median; a
-ratio is taken within a round, and its interval holds for 95 % whatever the distribution. Where it includes 1, nobody is
-faster. All engines compute in fp32 and take `uint8` pictures, normalisation included. *Quiet* says whether a
-check found the machine idle between the turns; a row that says no is not to be quoted. The FMA peak is measured as well.
+**Before you quote a number**: it is of the machine below and of no other. Every engine has a process of its own, and
+the processes run in turn, never two at once, after a warm-up. A time is the median over the rounds of each round's
+median; a ratio is taken within a round, and its interval holds for 95 % whatever the distribution. Where it includes
+1, nobody is faster. All engines compute in fp32 and take `uint8` pictures, normalisation included. *Quiet* says
+whether a check found the machine idle between the turns; a row that says no is not to be quoted. The FMA peak is
+measured as well, by a small C program.
 """
 
 
@@ -165,24 +163,16 @@ def document(lines: list[Line]) -> str:
     for where in dict.fromkeys(map(machine, lines)):
         parts += [f"* {where}"]
     parts.append("")
-    for threads in sorted({line["threads"] for line in table}):
-        single = [line for line in table if line["threads"] == threads and line["batch"] == 1]
-        if single:
-            parts += [f"## Latency, batch 1, {threads} thread{'s' * (threads > 1)}, ms", ""]
-            parts += compared(single, milliseconds)
-        for pictures in sorted({line["batch"] for line in table if line["batch"] > 1}):
-            many = [line for line in table if line["threads"] == threads and line["batch"] == pictures]
-            if many:
-                parts += [
-                    f"## Pictures a second, batch {pictures}, {threads} thread{'s' * (threads > 1)}",
-                    "",
-                ]
-                parts += compared(many, pictures_per_second)
+    for threads, pictures in sorted({(line["threads"], line["batch"]) for line in table}):
+        some = [line for line in table if (line["threads"], line["batch"]) == (threads, pictures)]
+        how = f"batch {pictures}, {threads} thread{'s' * (threads > 1)}"
+        title = f"Latency, {how}, ms" if pictures == 1 else f"Pictures a second, {how}"
+        parts += [f"## {title}", "", *compared(some, milliseconds if pictures == 1 else pictures_per_second)]
     alone = [line for line in table if line["batch"] == 1 and line["threads"] == 1]
     if alone:
         parts += ["## Cold start, memory and disk, one thread", ""]
         parts += [
-            "From the start of Python's process to the first logits; the runtime is its own package alone.",
+            "From the start of Python's process to the first logits; of the runtime its own package.",
             "",
         ]
         for line in alone:
