@@ -111,8 +111,11 @@ def costs(line: Line) -> Iterator[str]:
         yield ""
 
 
-def growth(lines: list[Line]) -> Iterator[str]:
-    """Time beside the MACs, each relative to the first row's."""
+def grows(with_what: str, lines: list[Line]) -> Iterator[str]:
+    """Time beside the MACs, each relative to the smallest row's."""
+    if not lines:
+        return
+    lines = sorted(lines, key=lambda line: line["macs"])
     base, rows = lines[0], []
     for line in lines:
         ours, before = engines(line)[OURS], engines(base)[OURS]
@@ -128,6 +131,8 @@ def growth(lines: list[Line]) -> Iterator[str]:
                 "yes" if line["noise"]["quiet"] else "**no**",
             ]
         )
+    yield f"With {with_what}:"
+    yield ""
     heading = ["network", "px", "batch", "MMACs", "ms", "× MACs", "× time", "quiet"]
     yield from markdown(heading, rows)
 
@@ -145,14 +150,15 @@ def machine(line: Line) -> str:
 INTRODUCTION = """\
 # Benchmarks
 
-Written by `python benchmarks/render.py` from benchmarks/results.jsonl, which `make bench` extends; do not edit.
+Written by `python benchmarks/render.py` from benchmarks/results.jsonl, which `make bench` extends; do not
+edit.
 
-**Before you quote a number**: it is of the machine below and of no other. Every engine has a process of its own, and
-the processes run in turn, never two at once, after a warm-up. A time is the median over the rounds of each round's
-median; a ratio is taken within a round, and its interval holds for 95 % whatever the distribution. Where it includes
-1, nobody is faster. All engines compute in fp32 and take `uint8` pictures, normalisation included. *Quiet* says
-whether a check found the machine idle between the turns; a row that says no is not to be quoted. The FMA peak is
-measured as well, by a small C program.
+**Before you quote a number**: it is of the machine below and of no other. Every engine has a process of its
+own, and the processes run in turn, never two at once, after a warm-up. A time is the median over the rounds
+of each round's median; a ratio is taken within a round, and its interval holds for 95 % whatever the
+distribution. Where it includes 1, nobody is faster. All engines compute in fp32 and take `uint8` pictures,
+normalisation included. *Quiet* says whether a check found the machine idle between the turns; a row that
+says no is not to be quoted. The FMA peak is measured as well, by a small C program.
 """
 
 
@@ -179,15 +185,12 @@ def document(lines: list[Line]) -> str:
             parts += [f"### `{line['network']}`", "", *costs(line)]
     if grown:
         parts += ["## How the cost grows", ""]
-        by = {
-            "the width multiplier α": [g for g in grown if g["resolution"] == 224 and g["batch"] == 1],
-            "the resolution": [g for g in grown if g["network"].endswith("_100") and g["batch"] == 1],
-            "the batch": [g for g in grown if g["network"].endswith("_100") and g["resolution"] == 224],
-        }
-        for name, some in by.items():
-            some.sort(key=lambda line: line["macs"])
-            if some:
-                parts += [f"With {name}:", "", *growth(some)]
+        wide = [line for line in grown if line["network"].endswith("_100")]
+        parts += grows(
+            "the width multiplier α", [g for g in grown if (g["resolution"], g["batch"]) == (224, 1)]
+        )
+        parts += grows("the resolution", [line for line in wide if line["batch"] == 1])
+        parts += grows("the batch", [line for line in wide if line["resolution"] == 224])
     return "\n".join(parts).rstrip() + "\n"
 
 
