@@ -10,15 +10,19 @@ interval; the peer is the fastest of those that were timed.
 import argparse
 import json
 from collections.abc import Callable, Iterable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from mobilenets.benchmark.samples import Interval, ratio
-from mobilenets.files import write_text
+from mobilenets.files import write_bytes, write_text
+from mobilenets.report.style import LIGHT, drawing
 
 HERE = Path(__file__).parent
 OURS = "compiled"
 GROWING = "mobilenet_v2_"
+PICTURE = "benchmarks/growth.svg"
+"""Beside the page."""
 
 Line = dict[str, Any]
 
@@ -111,11 +115,50 @@ def costs(line: Line) -> Iterator[str]:
         yield ""
 
 
-def grows(with_what: str, lines: list[Line]) -> Iterator[str]:
+Curve = list[tuple[float, Line]]
+"""What was varied, and what came out; the smallest first."""
+
+
+def curves(lines: list[Line]) -> dict[str, Curve]:
+    """Our engine alone, over one thing at a time."""
+    alone = [line for line in lines if len(line["engines"]) == 1 and line["network"].startswith(GROWING)]
+    wide = [line for line in alone if line["network"] == f"{GROWING}100"]
+    found = {
+        "the width multiplier α": [
+            (int(line["network"].removeprefix(GROWING)) / 100, line)
+            for line in alone
+            if (line["resolution"], line["batch"]) == (224, 1)
+        ],
+        "the side in pixels": [(line["resolution"], line) for line in wide if line["batch"] == 1],
+        "the batch": [(line["batch"], line) for line in wide if line["resolution"] == 224],
+    }
+    return {name: sorted(curve, key=lambda point: point[0]) for name, curve in found.items() if curve}
+
+
+def drawn(found: dict[str, Curve]) -> bytes:
+    """Time and MACs, as multiples of the smallest, as an SVG."""
+    with drawing(LIGHT, 3.2 * len(found), 3.2) as figure:
+        panels = figure.subplots(1, len(found), squeeze=False)[0]
+        for axes, (name, curve) in zip(panels, found.items(), strict=True):
+            across = [value for value, _ in curve]
+            macs = [line["macs"] for _, line in curve]
+            times = [engines(line)[OURS]["median_ms"] for _, line in curve]
+            axes.plot(across, [each / macs[0] for each in macs], "--", color=LIGHT.muted, label="MACs")
+            axes.plot(across, [each / times[0] for each in times], "o-", color=LIGHT.right, label="time")
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.set_xticks(across, [f"{value:g}" for value in across])
+            axes.minorticks_off()
+            axes.set_xlabel(name)
+            axes.legend()
+        stream = BytesIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    return stream.getvalue()
+
+
+def growth(with_what: str, curve: Curve) -> Iterator[str]:
     """Time beside the MACs, each relative to the smallest row's."""
-    if not lines:
-        return
-    lines = sorted(lines, key=lambda line: line["macs"])
+    lines = [line for _, line in curve]
     base, rows = lines[0], []
     for line in lines:
         ours, before = engines(line)[OURS], engines(base)[OURS]
@@ -164,7 +207,6 @@ says no is not to be quoted. The FMA peak is measured as well, by a small C prog
 
 def document(lines: list[Line]) -> str:
     table = [line for line in lines if len(line["engines"]) > 1]
-    grown = [line for line in lines if len(line["engines"]) == 1 and line["network"].startswith(GROWING)]
     parts: list[str] = [INTRODUCTION]
     for where in dict.fromkeys(map(machine, lines)):
         parts += [f"* {where}"]
@@ -183,14 +225,11 @@ def document(lines: list[Line]) -> str:
         ]
         for line in alone:
             parts += [f"### `{line['network']}`", "", *costs(line)]
-    if grown:
+    if curves(lines):
         parts += ["## How the cost grows", ""]
-        wide = [line for line in grown if line["network"].endswith("_100")]
-        parts += grows(
-            "the width multiplier α", [g for g in grown if (g["resolution"], g["batch"]) == (224, 1)]
-        )
-        parts += grows("the resolution", [line for line in wide if line["batch"] == 1])
-        parts += grows("the batch", [line for line in wide if line["resolution"] == 224])
+        for with_what, some in curves(lines).items():
+            parts += growth(with_what, some)
+        parts += [f"![Time and MACs over width, resolution and batch]({PICTURE})"]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -204,7 +243,10 @@ def main() -> None:
     if not options.results.is_file():
         parser.error(f"there is no {options.results}; make it with: python benchmarks/networks.py")
     lines = [json.loads(line) for line in options.results.read_text(encoding="utf-8").splitlines() if line]
-    write_text(options.output, document(newest(lines)))
+    lines = newest(lines)
+    write_text(options.output, document(lines))
+    if curves(lines):
+        write_bytes(options.output.parent / PICTURE, drawn(curves(lines)))
     print(f"Written: {options.output}")
 
 

@@ -377,4 +377,5 @@ def test_the_page_is_made_of_the_data_alone(found):
     assert page.count("| ahead |") >= 1
     assert page.count("**behind**") >= 1
     assert page.count("no winner") >= 1
+    assert render.drawn(render.curves(lines)).startswith(b"<?xml")
     assert "How the cost grows" in page and "`mobilenet_v1_100`" in page

@@ -95,7 +95,7 @@ def _check_installed(engine: str) -> None:
     if engine in PACKAGES:
         package = PACKAGES[engine]
         if importlib.util.find_spec(package.module) is None:
-            raise MissingExtra(engine, package.extra, package.name)
+            raise MissingExtra("it", package.extra, package.name)
 
 
 def _as_it_is(bundle: Bundle, engine: str) -> Candidate:
