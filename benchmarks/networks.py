@@ -26,8 +26,9 @@ NETWORKS = (
 )
 GROWING = "mobilenet_v2"
 WIDTHS = ("035", "050", "075", "100", "130", "140")
-RESOLUTIONS = ("96", "128", "160", "192", "224")
-BATCHES = ("1", "2", "4", "8", "16", "32")
+RESOLUTIONS = ("96", "128", "160", "192")
+BATCHES = ("2", "4", "8", "16", "32")
+"""The largest resolution and the smallest batch are those of the widths."""
 
 Words = list[str]
 

@@ -150,7 +150,7 @@ def drawn(found: dict[str, Curve]) -> bytes:
             axes.set_xticks(across, [f"{value:g}" for value in across])
             axes.minorticks_off()
             axes.set_xlabel(name)
-            axes.legend()
+            axes.legend(loc="upper left")
         stream = BytesIO()
         figure.savefig(stream, format="svg", metadata={"Date": None})
     return stream.getvalue()

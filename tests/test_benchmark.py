@@ -243,6 +243,7 @@ def test_another_network_is_noticed(checkpoint, tmp_path):
     (two,), _ = prepare(other, ["onnxruntime"], tmp_path)
     found = compare(TINY, [one, two], **QUICK)
     assert [each.same for each in found.rows] == [True, False]
+    assert found.fastest.engine == "compiled" and "nothing to compare" in found.verdict
 
 
 # --- what runs where -------------------------------------------------------------------------------

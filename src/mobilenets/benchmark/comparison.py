@@ -49,6 +49,7 @@ class Row:
     runs: int
     cold_start_ms: Interval
     peak_bytes: int
+    """Of the engine's process, with Python's and numpy's own memory; 0 where the system does not say."""
     model_bytes: int
     runtime_bytes: int
     """Of the runtime's package on the disk, without what it depends on; 0 for the compiled library."""
@@ -86,8 +87,12 @@ class Comparison:
 
     @property
     def fastest(self) -> Row:
-        """The row with the smallest median."""
-        return min(self.rows, key=lambda row: row.median_ms)
+        """The row with the smallest median, of those that compute the same."""
+        return min(self._same, key=lambda row: row.median_ms)
+
+    @property
+    def _same(self) -> list[Row]:
+        return [row for row in self.rows if row.same]
 
     @property
     def base(self) -> Row:
@@ -106,7 +111,7 @@ class Comparison:
     def verdict(self) -> str:
         """Which engine is the fastest, or that nobody can say."""
         best = self.fastest
-        others = [row for row in self.rows if row is not best]
+        others = [row for row in self._same if row is not best]
         if not others:
             return f"Only {best.engine} was timed, so there is nothing to compare it with."
         close = [row.engine for row in others if self.times(row, best).low <= 1]
