@@ -340,10 +340,11 @@ def bench(
     if layers or roofline is not None:
         benching.layers(
             model,
-            resolution=resolution,
-            others=(engines, json),
+            engines=engines,
             threads=threads,
             batch=batch,
+            resolution=resolution,
+            json=json,
             roofline=roofline,
         )
         return

@@ -58,7 +58,13 @@ def bench(
     if json is not None:
         say(f"Added to {printable(str(json))}")
     if any(row.engine == OURS for row in found.rows) and isinstance(source, Checkpoint):
-        say(f"Next     {command_line(['bench', model, '--layers'])}")
+        say(f"Next     {_again(model, resolution, '--layers')}")
+
+
+def _again(model: str, resolution: int | None, *words: str) -> str:
+    """The command for the same network with other words."""
+    size = [] if resolution is None else ["--resolution", str(resolution)]
+    return command_line(["bench", model, *size, *words])
 
 
 def _source(model: str, resolution: int | None) -> Checkpoint | Bundle:
@@ -135,14 +141,15 @@ def _cells(row: Row, found: Comparison) -> list[str]:
 def layers(
     model: str,
     *,
-    resolution: int | None,
-    others: tuple[object, ...],
+    engines: str | None,
     threads: int,
     batch: int,
+    resolution: int | None,
+    json: Path | None,
     roofline: Path | None,
 ) -> None:
     """`mobilenets bench --layers`."""
-    if threads != 1 or batch != 1 or any(other is not None for other in others):
+    if (threads, batch, engines, json) != (1, 1, None, None):
         raise InputError(
             "--layers times the compiled network, one picture on one thread; it takes no --engines, "
             "--threads, --batch and --json."
@@ -162,7 +169,7 @@ def layers(
         write_roofline(found, roofline)
         say(f"Written: {printable(str(roofline))}")
     else:
-        say(f"Next     {command_line(['bench', model, '--roofline', 'roofline.svg'])}")
+        say(f"Next     {_again(model, resolution, '--roofline', 'roofline.svg')}")
 
 
 def _show_layers(found: Layers) -> None:
