@@ -64,7 +64,7 @@ _IN_ORDER = {
         proof.theirs proof
         explain.program explain.figure explain.subject explain.separable explain.multipliers explain.manifold
         explain.unfolded explain.accuracy explain.activations explain.gates explain.page explain
-        cli.terminal cli.networks cli.published cli.detection cli.verbs cli
+        cli.terminal cli.networks cli.published cli.detection cli.benching cli.verbs cli
         demo
         __main__
     """,
