@@ -23,9 +23,10 @@ SOURCES := src tests .ci
 FOR_DEMO := $(VENV)/.installed-for-demo
 FOR_TESTS := $(VENV)/.installed-for-tests
 FOR_ALL_TESTS := $(VENV)/.installed-for-all-tests
+FOR_BENCH := $(VENV)/.installed-for-bench
 REQUIREMENTS := pyproject.toml constraints.txt
 
-.PHONY: help demo test test-all quick check format clean
+.PHONY: help demo test test-all quick check format bench clean
 .DELETE_ON_ERROR:
 
 help: ## list these commands
@@ -53,6 +54,10 @@ format: $(FOR_TESTS) ## format the code and mend what ruff can mend
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
+bench: $(FOR_BENCH) ## time the family in every engine and render BENCHMARKS.md; wants a quiet machine
+	$(BIN)/python benchmarks/networks.py
+	$(BIN)/python benchmarks/render.py
+
 clean: ## remove caches, builds and the demo; not the environment, not runs/
 	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -76,3 +81,6 @@ $(FOR_TESTS): $(REQUIREMENTS) | $(BIN)/python
 $(FOR_ALL_TESTS): $(FOR_TESTS)
 	$(INSTALL) '.[compile]'
 	@touch $@
+$(FOR_BENCH): $(REQUIREMENTS) | $(BIN)/python
+	$(INSTALL) '.[bench]'
+	@touch $@ $(FOR_DEMO)

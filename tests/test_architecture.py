@@ -34,10 +34,13 @@ _IN_ORDER = {
         compiler.folding compiler.planning compiler.packing compiler.emission compiler.targets
         compiler.toolchain compiler
         runtime.session runtime.bundle runtime.shared_library
-        runtime.compiled_session runtime.onnx_session runtime.torch_session runtime
+        runtime.compiled_session runtime.onnx_session runtime.openvino_session runtime.litert_session
+        runtime.torch_session runtime
         evaluation prediction
         report.record report.findings report.words report.counsel report.style report.charts report.sheets
         report.tables report.card report.page report.output report
+        benchmark benchmark.samples benchmark.conditions benchmark.peaks benchmark.worker benchmark.rounds
+        benchmark.program benchmark.comparison benchmark.layers benchmark.roofline
     """,
     "learning": """
         layers network
@@ -57,12 +60,12 @@ _IN_ORDER = {
     """,
     "delivery": """
         exporting.golden exporting.c exporting.onnx exporting.formats exporting.card exporting.contents
-        exporting.destination exporting
+        exporting.destination exporting exporting.litert exporting.peers
         exporting.written exporting.state_dict exporting.keras_weights
         proof.theirs proof
         explain.program explain.figure explain.subject explain.separable explain.multipliers explain.manifold
         explain.unfolded explain.accuracy explain.activations explain.gates explain.page explain
-        cli.terminal cli.networks cli.published cli.detection cli.verbs cli
+        cli.terminal cli.networks cli.published cli.detection cli.benching cli.verbs cli
         demo
         __main__
     """,
@@ -85,11 +88,11 @@ NOW = {
 }
 WHEN_USED = {
     "values": {"pillow_heif"},
-    "engine": {"matplotlib", "jinja2", "markupsafe", "onnxruntime"},
+    "engine": {"matplotlib", "jinja2", "markupsafe", "onnxruntime", "openvino", "ai_edge_litert"},
     "learning": {"accelerate", "h5py"},
-    "delivery": {"onnx", "onnxscript", "sklearn", "h5py"}
+    "delivery": {"onnx", "onnxscript", "litert_torch", "sklearn", "h5py"}
     | {"timm", "torchvision", "transformers"}
-    | {"keras", "ai_edge_litert"},
+    | {"keras"},
 }
 WITH_TORCH = {"runtime.torch_session"}
 """In the engine layer the one module that imports torch: it is imported when that engine is opened."""

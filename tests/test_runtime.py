@@ -1,4 +1,5 @@
 import dataclasses
+import importlib.util
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from calibrated import TINY, calibrated
 from mobilenets.checkpoint import FORMAT_VERSION
 from mobilenets.errors import CheckpointError, EnvironmentFault, InputError, MissingExtra, UnknownName
 from mobilenets.exporting import export
+from mobilenets.exporting.peers import prepare
 from mobilenets.files import sha256
 from mobilenets.runtime import ENGINES, Session, open_session
 from mobilenets.runtime.bundle import (
@@ -23,7 +25,9 @@ from mobilenets.runtime.bundle import (
     is_bundle,
     read_bundle,
 )
+from mobilenets.runtime.litert_session import LitertSession
 from mobilenets.runtime.onnx_session import OnnxSession
+from mobilenets.runtime.openvino_session import OpenVinoSession
 from mobilenets.tolerances import agreement
 
 SEEN = frozenset({"0123456789abcdef", "fedcba9876543210"})
@@ -39,12 +43,40 @@ def bundle(checkpoint, tmp_path_factory) -> Bundle:
     return export(checkpoint, out=tmp_path_factory.mktemp("runtime") / "bundle")
 
 
+NEEDED = {"openvino": ("openvino",), "litert": ("ai_edge_litert", "litert_torch")}
+"""Modules that the tests can do without: their engine is skipped then."""
+
+
+def missing(engine) -> str | None:
+    return next((name for name in NEEDED.get(engine, ()) if importlib.util.find_spec(name) is None), None)
+
+
+HERE = [
+    pytest.param(
+        engine,
+        marks=pytest.mark.skipif(
+            missing(engine) is not None,
+            reason=f"{missing(engine)} is not installed: pip install 'mobilenets[{engine}]'",
+        ),
+    )
+    for engine in ENGINES
+]
+
+
 @pytest.fixture(scope="module")
 def sessions(checkpoint, bundle, tmp_path_factory) -> dict[str, Session]:
-    models = {"torch": checkpoint, "compiled": checkpoint, "onnxruntime": bundle.folder}
+    models = {"torch": checkpoint, "compiled": checkpoint}
+    models |= {"onnxruntime": bundle.folder, "openvino": bundle.folder}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOBILENETS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return {engine: open_session(models[engine], engine=engine) for engine in ENGINES}
+        if missing("litert") is None:
+            (converted,), _ = prepare(checkpoint, ["litert"], tmp_path_factory.mktemp("converted"))
+            models["litert"] = converted.model
+        return {
+            engine: open_session(models[engine], engine=engine)
+            for engine in ENGINES
+            if missing(engine) is None
+        }
 
 
 def pictures(n=5, *, spec=TINY, seed=0):
@@ -55,7 +87,7 @@ def pictures(n=5, *, spec=TINY, seed=0):
 # --- the contract: every engine, the same promises -----------------------------------------------
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", HERE)
 class TestEveryEngine:
     def test_is_a_session_that_knows_its_model(self, sessions, checkpoint, engine):
         session = sessions[engine]
@@ -158,8 +190,14 @@ def test_unknown_engine(checkpoint):
 def test_an_engine_refuses_the_other_kind_of_model(checkpoint, bundle):
     with pytest.raises(InputError, match="holds no checkpoint"):
         open_session(bundle.folder, engine="torch")
-    with pytest.raises(InputError, match="mobilenets export"):
-        open_session(checkpoint, engine="onnxruntime")
+    for engine in ("onnxruntime", "openvino"):
+        with pytest.raises(InputError, match="mobilenets export"):
+            open_session(checkpoint, engine=engine)
+        with pytest.raises(InputError, match="holds no ONNX file"):
+            ENGINES[engine](dataclasses.replace(bundle, format="c"), None)
+    for model in (checkpoint, bundle.folder):
+        with pytest.raises(InputError, match="mobilenets bench"):
+            open_session(model, engine="litert")
 
 
 def test_without_onnxruntime(bundle, monkeypatch):
@@ -167,6 +205,16 @@ def test_without_onnxruntime(bundle, monkeypatch):
     with pytest.raises(MissingExtra, match=r"pip install 'mobilenets\[onnx\]'") as error:
         OnnxSession(bundle)
     assert error.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("module", "session", "extra"),
+    [("openvino", OpenVinoSession, "openvino"), ("ai_edge_litert.interpreter", LitertSession, "litert")],
+)
+def test_without_a_peers_runtime(bundle, monkeypatch, module, session, extra):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=rf"pip install 'mobilenets\[{extra}\]'"):
+        session(bundle)
 
 
 def test_a_bundle_runs_without_torch(bundle):

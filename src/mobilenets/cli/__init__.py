@@ -175,7 +175,9 @@ def evaluate(
         str | None,
         typer.Option(metavar="train|val|test|all", help="[default: test where there is one, else all]"),
     ] = None,
-    engine: Annotated[str | None, typer.Option(metavar="NAME", help="torch, onnxruntime, compiled.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(metavar="NAME", help="compiled, onnxruntime, openvino, torch.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Score a model on labelled pictures: accuracy, balanced accuracy, per class, confusion."""
@@ -191,7 +193,9 @@ def predict(
         list[Path], typer.Argument(metavar="IMAGE|FOLDER…", help="Pictures, or folders of them.")
     ],
     top: Annotated[int, typer.Option(metavar="N", help="How many labels per picture.")] = 3,
-    engine: Annotated[str | None, typer.Option(metavar="NAME", help="torch, onnxruntime, compiled.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(metavar="NAME", help="compiled, onnxruntime, openvino, torch.")
+    ] = None,
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write a CSV file.")] = None,
     json: Json = False,
 ) -> None:
@@ -332,6 +336,51 @@ def compile_model(
 
 
 @app.command()
+def bench(
+    model: Annotated[str, typer.Argument(metavar="NAME|MODEL", help="A network's name, or a model.")],
+    engines: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Which to compare. [default: all that are installed]")
+    ] = None,
+    threads: Annotated[int, typer.Option(metavar="N", help="Of each engine.")] = 1,
+    batch: Annotated[int, typer.Option(metavar="N", help="Pictures of one run.")] = 1,
+    rounds: Annotated[int, typer.Option(metavar="N", help="How often each engine has its turn.")] = 10,
+    resolution: Resolution = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Add the result to this file, as one line of JSON.")
+    ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Time every step of the compiled network instead.")
+    ] = False,
+    roofline: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw those steps: .svg or .png. Implies --layers.")
+    ] = None,
+) -> None:
+    """Time a network in every engine, in turn, and say which is the fastest, if anybody can."""
+    from mobilenets.cli import benching
+
+    if layers or roofline is not None:
+        benching.layers(
+            model,
+            engines=engines,
+            threads=threads,
+            batch=batch,
+            resolution=resolution,
+            json=json,
+            roofline=roofline,
+        )
+        return
+    benching.bench(
+        model,
+        engines=engines,
+        threads=threads,
+        batch=batch,
+        rounds=rounds,
+        resolution=resolution,
+        json=json,
+    )
+
+
+@app.command()
 def explain(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The page to write.")] = Path(
         "explain.html"
@@ -456,6 +505,9 @@ _EXTRA_OF = {
     "onnxscript": "onnx",
     "onnxruntime": "onnx",
     "h5py": "keras",
+    "openvino": "openvino",
+    "ai_edge_litert": "litert",
+    "litert_torch": "litert",
 }
 
 

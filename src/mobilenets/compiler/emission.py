@@ -59,6 +59,11 @@ def emit(plan: Plan, manifest: Manifest) -> Program:
     return Program(files, emitter.weights.array())
 
 
+def with_clock(program: Program) -> Program:
+    """`program` with `layers.c`, the interface that times every step."""
+    return program._replace(files=program.files | {"layers.c": _by_hand("layers.c")})
+
+
 def _by_hand(name: str) -> str:
     return resources.files("mobilenets.compiler").joinpath("c", name).read_text(encoding="utf-8")
 

@@ -52,6 +52,11 @@ class Map:
         return -(-self.channels // self.block)
 
     @property
+    def values(self) -> int:
+        """Those that mean something."""
+        return self.rows * self.columns * self.channels
+
+    @property
     def floats(self) -> int:
         """Values that it takes, borders and fill included."""
         return self.held * self.blocks * (self.left + self.columns + self.right) * self.block
@@ -95,6 +100,16 @@ class _Step:
         """Into how many pieces the step can be cut for threads."""
         return self.writes.rows
 
+    @property
+    def macs(self) -> int:
+        """Multiply-adds, where it has any worth counting."""
+        return 0
+
+    @property
+    def bytes_moved(self) -> int:
+        """What it reads and writes, once each, as fp32."""
+        return 4 * (sum(at.values for at in self.reads) + self.writes.values)
+
 
 @dataclass(frozen=True)
 class Normalise(_Step):
@@ -135,6 +150,21 @@ class Convolve(_Step):
         return self.groups * -(-self.writes.blocks // self.groups * BLOCK // self.panel)
 
     @property
+    def macs(self) -> int:
+        """Inputs of a sum times sums."""
+        if self.convolution is not None:
+            return self.convolution.weight[0].size * self.writes.values
+        width = self.writes.blocks // self.groups * BLOCK  # of the packed map, which every head reads
+        return self.reads[1].channels // width * self.writes.values
+
+    @property
+    def bytes_moved(self) -> int:
+        """Its maps, its weights, and the shortcut."""
+        weights = 0 if self.convolution is None else self.convolution.weight.size
+        added = 0 if self.add is None else self.add.values
+        return super().bytes_moved + 4 * (weights + added)
+
+    @property
     def units(self) -> int:
         """Panels, where they are the outer loop, else rows."""
         return self.panels if self.panels_first else self.writes.rows
@@ -158,6 +188,16 @@ class Depthwise(_Step):
     def stride(self) -> int:
         """Stride of the filter."""
         return self.convolution.stride
+
+    @property
+    def macs(self) -> int:
+        """Values of a filter times values of the map."""
+        return self.kernel**2 * self.writes.values
+
+    @property
+    def bytes_moved(self) -> int:
+        """Its maps and its weights."""
+        return super().bytes_moved + 4 * self.convolution.weight.size
 
 
 @dataclass(frozen=True)
@@ -215,6 +255,16 @@ class Strip(_Step):
     def rings(self) -> tuple[Map, ...]:
         """The maps between the stages, of which every thread has its own."""
         return tuple(stage.writes for stage in self.stages[:-1])
+
+    @property
+    def macs(self) -> int:
+        """Those of its stages."""
+        return sum(stage.macs for stage in self.stages)
+
+    @property
+    def bytes_moved(self) -> int:
+        """Those of its stages without the maps between them, which stay in the cache."""
+        return sum(stage.bytes_moved for stage in self.stages) - 8 * sum(ring.values for ring in self.rings)
 
 
 Step = Normalise | Convolve | Depthwise | PoolMap | Scale | Add | Pack | Softmax | Strip

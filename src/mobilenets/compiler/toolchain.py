@@ -149,40 +149,46 @@ def compile_library(
     compiler: Compiler,
     *,
     flags: Sequence[str] = (),
+    interface: str = "model",
     progress: Progress = SILENT,
 ) -> Path:
     """The library of the sources in `folder`, beside them; objects are compiled side by side.
 
-    Raises `EnvironmentFault` with the compiler's first error.
+    `interface` names the C file through which it is called. Raises `EnvironmentFault` with the
+    compiler's first error.
     """
     target = compiler.target
     units = [(f"network_{path.name}", path.flags, f"-DNETWORK=network_{path.name}") for path in paths]
-    units += [(name, (), "") for name in ("model", "labels", "weights")]
+    units += [(name, (), "") for name in (interface, "labels", "weights")]
 
     def compile_one(unit: tuple[str, tuple[str, ...], str]) -> str:
         name, own, define = unit
         told = compiler.told((*FLAGS, *target.flags, *WARNINGS, *own, *flags))
         source, output = f"{name.partition('_')[0]}.c", f"{name}.unit.o"
-        _checked((*compiler.command, *told, *filter(None, [define]), "-c", source, "-o", output), folder)
+        run_compiler((*compiler.command, *told, *filter(None, [define]), "-c", source, "-o", output), folder)
         return output
 
     with ThreadPoolExecutor(min(available_cores(), len(units))) as pool:
         objects = list(progress.track(pool.map(compile_one, units), len(units), "compiling"))
     told = compiler.told((*target.flags, *target.link, *flags))
-    _checked((*compiler.command, *told, *objects, "-o", target.library), folder)
+    run_compiler((*compiler.command, *told, *objects, "-o", target.library), folder)
     for name in objects:
         (folder / name).unlink()
     return folder / target.library
 
 
-def cached_library(program: Program, *, progress: Progress = SILENT) -> Path:
-    """The library of `program` for here, compiled now or taken from the cache by all that made it."""
+def cached_library(program: Program, *, interface: str = "model", progress: Progress = SILENT) -> Path:
+    """The library of `program` for here, compiled now or taken from the cache by all that made it.
+
+    `interface` is as in `compile_library`.
+    """
     compiler = find_compiler()
     paths = code_paths(compiler)
     parts = {
         "files": program.files,
         "paths": paths_header(paths),
         "flags": [FLAGS, [path.flags for path in paths]],
+        "interface": interface,
         "compiler": compiler.version,
         "machine": _machine(),
     }
@@ -193,7 +199,7 @@ def cached_library(program: Program, *, progress: Progress = SILENT) -> Path:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with replacing_folder(kept) as building:
             write_sources(program, paths, building)
-            compile_library(building, paths, compiler, progress=progress)
+            compile_library(building, paths, compiler, interface=interface, progress=progress)
     return kept / LIBRARY
 
 
@@ -212,7 +218,8 @@ def _run(command: Sequence[str], folder: Path | None = None) -> subprocess.Compl
     )
 
 
-def _checked(command: Sequence[str], folder: Path) -> None:
+def run_compiler(command: Sequence[str], folder: Path) -> None:
+    """Run `command` in `folder`; `EnvironmentFault` with the compiler's first error where it fails."""
     done = _run(command, folder)
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()

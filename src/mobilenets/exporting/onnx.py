@@ -79,7 +79,7 @@ def _convert(checkpoint: Checkpoint, opset: int) -> "onnx.ModelProto":
     spec = checkpoint.spec
     pixels = torch.zeros((2, spec.resolution, spec.resolution, spec.channels), dtype=torch.uint8)
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 FromPixels(checkpoint),
                 (pixels,),
@@ -93,7 +93,7 @@ def _convert(checkpoint: Checkpoint, opset: int) -> "onnx.ModelProto":
             )
     except Exception as error:
         raise EnvironmentFault(
-            f"torch {torch.__version__} could not convert {spec.name} to ONNX ({_first_line(error)}).",
+            f"torch {torch.__version__} could not convert {spec.name} to ONNX ({first_line(error)}).",
             remedy="Upgrade the converter with: pip install -U 'mobilenets[train,onnx]'",
         ) from error
     assert program is not None
@@ -101,13 +101,14 @@ def _convert(checkpoint: Checkpoint, opset: int) -> "onnx.ModelProto":
     return model
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What a library's exception says, without its story."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Nothing that torch's converter says reaches the terminal; what it raises still does."""
+def quiet() -> Iterator[None]:
+    """Nothing that a converter says reaches the terminal; what it raises still does."""
     disabled = logging.root.manager.disable
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

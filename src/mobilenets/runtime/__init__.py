@@ -24,14 +24,40 @@ def _torch(source: Checkpoint | Bundle, threads: int | None) -> Session:
 
 
 def _onnxruntime(source: Checkpoint | Bundle, threads: int | None) -> Session:
-    if isinstance(source, Checkpoint):
-        raise InputError(
-            "ONNX Runtime runs a bundle, not a checkpoint.",
-            remedy="Make one with: mobilenets export MODEL --to onnx",
-        )
+    bundle = _onnx_bundle(source, "ONNX Runtime")
     from mobilenets.runtime.onnx_session import OnnxSession
 
-    return OnnxSession(source, threads=threads)
+    return OnnxSession(bundle, threads=threads)
+
+
+def _openvino(source: Checkpoint | Bundle, threads: int | None) -> Session:
+    bundle = _onnx_bundle(source, "OpenVINO")
+    from mobilenets.runtime.openvino_session import OpenVinoSession
+
+    return OpenVinoSession(bundle, threads=threads)
+
+
+def _onnx_bundle(source: Checkpoint | Bundle, engine: str) -> Bundle:
+    if isinstance(source, Checkpoint):
+        raise InputError(
+            f"{engine} runs a bundle, not a checkpoint.",
+            remedy="Make one with: mobilenets export MODEL --to onnx",
+        )
+    if source.format != "onnx":
+        raise InputError(f"this bundle holds no ONNX file, so {engine} cannot run it.", file=source.folder)
+    return source
+
+
+def _litert(source: Checkpoint | Bundle, threads: int | None) -> Session:
+    if isinstance(source, Checkpoint) or source.format != "litert":
+        raise InputError(
+            "LiteRT runs a model that was converted for it; this is none.",
+            file=source.folder if isinstance(source, Bundle) else None,
+            remedy="To convert one and time it: mobilenets bench MODEL --engines litert",
+        )
+    from mobilenets.runtime.litert_session import LitertSession
+
+    return LitertSession(source, threads=threads)
 
 
 def _compiled(source: Checkpoint | Bundle, threads: int | None) -> Session:
@@ -45,6 +71,8 @@ def _compiled(source: Checkpoint | Bundle, threads: int | None) -> Session:
 ENGINES: dict[str, Callable[[Checkpoint | Bundle, int | None], Session]] = {
     "compiled": _compiled,
     "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "litert": _litert,
     "torch": _torch,
 }
 

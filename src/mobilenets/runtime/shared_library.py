@@ -27,7 +27,7 @@ class Library:
 
     def __init__(self, file: Path, threads: int | None = None):
         self._opened = False
-        self._functions = _open(file)
+        self._functions = open_library(file)
         number = ctypes.c_int
         self.side, self.channels, self.classes = (
             number.in_dll(self._functions, f"model_{name}").value for name in ("side", "channels", "classes")
@@ -74,7 +74,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _open(file: Path) -> ctypes.CDLL:
+def open_library(file: Path) -> ctypes.CDLL:
+    """The functions of `file`, with the types of their arguments."""
     try:
         functions = ctypes.CDLL(str(Path(file).resolve()))
         for name in ("model_bytes", "model_open", "model_run", "model_close", "model_error", "model_path"):

@@ -1,0 +1,11 @@
+"""Latency done right: engines in processes of their own, taken in turn, and what the numbers do not say.
+
+samples      medians, and the interval of a ratio
+conditions   the processor, its compiler, and whether it was quiet
+peaks        what the processor can do: multiply-adds and bytes per second
+worker       the program that runs one engine
+rounds       engines in turn
+comparison   what came out, as a value and as a line of data
+layers       the compiled network, step by step
+roofline     the same as a picture
+"""

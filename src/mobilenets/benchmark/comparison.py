@@ -1,0 +1,304 @@
+"""What a benchmark found: one row for each engine, and what may be said of their order."""
+
+import json
+import platform
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mobilenets import __version__
+from mobilenets.benchmark.conditions import Noise, described, noise
+from mobilenets.benchmark.peaks import Peaks, measure_peaks
+from mobilenets.benchmark.program import program_cold_start_ms
+from mobilenets.benchmark.rounds import Candidate, LeftOut, Timed, in_turn
+from mobilenets.benchmark.samples import MIN_ROUNDS, Interval, median_interval, quantile, ratio
+from mobilenets.compiler.targets import LIBRARY
+from mobilenets.cost import count
+from mobilenets.errors import EnvironmentFault, InputError
+from mobilenets.files import write_text
+from mobilenets.progress import SILENT, Progress
+from mobilenets.spec import Spec
+from mobilenets.tolerances import agreement
+
+OURS = "compiled"
+DISTRIBUTIONS = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "litert": "ai-edge-litert",
+    "torch": "torch",
+}
+"""What pip calls an engine's runtime; the compiled library needs none."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One engine."""
+
+    engine: str
+    round_medians_ms: tuple[float, ...]
+    median_ms: float
+    """Of all runs; a run takes a whole batch."""
+    p95_ms: float
+    runs: int
+    cold_start_ms: Interval
+    peak_bytes: int
+    """Of the engine's process, with Python's and numpy's own memory; 0 where the system does not say."""
+    model_bytes: int
+    runtime_bytes: int
+    """Of the runtime's package on the disk, without what it depends on; 0 for the compiled library."""
+    relative_difference: float
+    """max |Δlogit| to the first engine, in standard deviations of the logits."""
+    same: bool
+    """Whether its logits are those of the first engine, as another fp32 engine's have to be."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All engines on one network."""
+
+    spec: Spec
+    threads: int
+    batch: int
+    rows: tuple[Row, ...]
+    left_out: tuple[LeftOut, ...]
+    noise: Noise
+    peaks: Peaks | None
+    """`None` where there is no C compiler to measure them."""
+    arena_bytes: int | None
+    """Of the compiled network's maps."""
+    program_ms: Interval | None
+    """From start to end of the emitted C program, one thread."""
+    machine: Mapping[str, str]
+    versions: Mapping[str, str]
+    date: str
+    """UTC, ISO 8601."""
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one run."""
+        return count(self.spec).macs * self.batch
+
+    @property
+    def fastest(self) -> Row:
+        """The row with the smallest median, of those that compute the same."""
+        return min(self._same, key=lambda row: row.median_ms)
+
+    @property
+    def _same(self) -> list[Row]:
+        return [row for row in self.rows if row.same]
+
+    @property
+    def base(self) -> Row:
+        """What the others are compared with: our own engine, else the fastest."""
+        return next((row for row in self.rows if row.engine == OURS), self.fastest)
+
+    def times(self, row: Row, other: Row) -> Interval:
+        """How many times as long as `other` the engine of `row` takes."""
+        return ratio(row.round_medians_ms, other.round_medians_ms)
+
+    def share_of_peak(self, row: Row) -> float | None:
+        """Multiply-adds a second, as a share of the processor's measured peak."""
+        return None if self.peaks is None else self.macs / row.median_ms * 1e-6 / self.peaks.gmacs
+
+    @property
+    def verdict(self) -> str:
+        """Which engine is the fastest, or that nobody can say."""
+        best = self.fastest
+        others = [row for row in self._same if row is not best]
+        if not others:
+            return f"Only {best.engine} was timed, so there is nothing to compare it with."
+        close = [row.engine for row in others if self.times(row, best).low <= 1]
+        if close:
+            return f"No winner: the interval of the ratio of {', '.join(close)} to {best.engine} includes 1."
+        second = min(others, key=lambda row: row.median_ms)
+        share = self.times(best, second)
+        return f"{best.engine} is the fastest: it takes {share} of the time of {second.engine}."
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, with every median of every round."""
+        return {
+            "date": self.date,
+            "mobilenets": __version__,
+            "network": self.spec.name,
+            "resolution": self.spec.resolution,
+            "channels": self.spec.channels,
+            "classes": self.spec.classes,
+            "macs": self.macs,
+            "threads": self.threads,
+            "batch": self.batch,
+            "machine": dict(self.machine),
+            "versions": dict(self.versions),
+            "noise": self.noise.to_json(),
+            "peaks": None if self.peaks is None else self.peaks._asdict(),
+            "arena_bytes": self.arena_bytes,
+            "program_ms": None if self.program_ms is None else self.program_ms._asdict(),
+            "engines": [self._row_json(row) for row in self.rows],
+            "left_out": {each.engine: each.why for each in self.left_out},
+            "verdict": self.verdict,
+        }
+
+    def _row_json(self, row: Row) -> dict[str, Any]:
+        return {
+            "engine": row.engine,
+            "median_ms": row.median_ms,
+            "p95_ms": row.p95_ms,
+            "runs": row.runs,
+            "pictures_per_second": 1e3 * self.batch / row.median_ms,
+            "round_medians_ms": list(row.round_medians_ms),
+            f"times_{self.base.engine}": self.times(row, self.base)._asdict(),
+            "times_fastest": self.times(row, self.fastest)._asdict(),
+            "share_of_peak": self.share_of_peak(row),
+            "cold_start_ms": row.cold_start_ms._asdict(),
+            "peak_bytes": row.peak_bytes,
+            "model_bytes": row.model_bytes,
+            "runtime_bytes": row.runtime_bytes,
+            "relative_difference": row.relative_difference,
+            "same_logits": row.same,
+        }
+
+
+def compare(
+    spec: Spec,
+    candidates: Sequence[Candidate],
+    *,
+    left_out: Sequence[LeftOut] = (),
+    threads: int = 1,
+    batch: int = 1,
+    rounds: int = 10,
+    seconds: float = 1.0,
+    progress: Progress = SILENT,
+) -> Comparison:
+    """Time `candidates`, which run the same network of `spec`, in turn.
+
+    Raises `InputError` for fewer than `MIN_ROUNDS` rounds, `EnvironmentFault` where no engine is left.
+    """
+    check(threads=threads, batch=batch, rounds=rounds)
+    peaks = _peaks(threads)
+    found = in_turn(
+        candidates, threads=threads, batch=batch, rounds=rounds, seconds=seconds, progress=progress
+    )
+    missing = (*left_out, *found.left_out)
+    if not found.timed:
+        whys = "; ".join(f"{each.engine}: {each.why}" for each in missing)
+        raise EnvironmentFault(f"no engine could be timed. {whys}")
+    again = _peaks(threads)
+    best = None if peaks is None or again is None else Peaks(*map(max, zip(peaks, again, strict=True)))
+    files = {each.engine: each.model_bytes for each in candidates}
+    first = next(iter(found.timed.values()))
+    return Comparison(
+        spec=spec,
+        threads=threads,
+        batch=batch,
+        rows=tuple(_row(engine, each, first, files[engine]) for engine, each in found.timed.items()),
+        left_out=missing,
+        noise=noise(found.glimpses),
+        peaks=best,
+        arena_bytes=_arena_bytes(candidates, threads),
+        program_ms=_program_ms(spec, candidates),
+        machine=described(),
+        versions=_versions(found.timed),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def check(*, threads: int, batch: int, rounds: int) -> None:
+    """Refuse numbers that cannot be meant."""
+    for name, value, least in (("threads", threads, 1), ("batch", batch, 1), ("rounds", rounds, MIN_ROUNDS)):
+        if value < least:
+            why = ": fewer give no 95 % interval" if name == "rounds" else ""
+            raise InputError(f"{name} is {value}; it must be {least} or more{why}.")
+
+
+def check_file(file: Path) -> None:
+    """Refuse a file of results that is no such file, before anything is measured."""
+    try:
+        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+            json.loads(line)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            "is no file of results, one line of JSON each, to add to.", file=file, remedy="Name another."
+        ) from error
+
+
+def append(comparison: Comparison, file: Path) -> None:
+    """Add `comparison` as one line of JSON to `file`."""
+    before = file.read_text(encoding="utf-8") if file.exists() else ""
+    write_text(file, before + json.dumps(comparison.to_json(), allow_nan=False) + "\n")
+
+
+def _peaks(threads: int) -> Peaks | None:
+    try:
+        return measure_peaks(threads)
+    except EnvironmentFault:
+        return None
+
+
+def _arena_bytes(candidates: Sequence[Candidate], threads: int) -> int | None:
+    header = _header(candidates)
+    found = [] if header is None else _ARENA.findall(header.read_text(encoding="utf-8"))
+    return int(found[0]) + threads * int(found[1]) if found else None
+
+
+_ARENA = re.compile(r"#define MODEL_(?:ARENA|RING)_BYTES (\d+)")
+
+
+def _program_ms(spec: Spec, candidates: Sequence[Candidate]) -> Interval | None:
+    header = _header(candidates)
+    if header is None:
+        return None
+    try:
+        return program_cold_start_ms(spec, header.parents[1] / LIBRARY, header)
+    except EnvironmentFault:
+        return None
+
+
+def _header(candidates: Sequence[Candidate]) -> Path | None:
+    """`model.h` of the compiled candidate: a bundle's sources lie beside its library."""
+    files = (each.model / "c" / "model.h" for each in candidates if each.engine == OURS)
+    return next((file for file in files if file.is_file()), None)
+
+
+def _row(engine: str, timed: Timed, first: Timed, model_bytes: int) -> Row:
+    medians = tuple(statistics.median(turn.times_ms) for turn in timed.turns)
+    everything = [each for turn in timed.turns for each in turn.times_ms]
+    found = agreement(*(np.array(each.turns[0].logits, np.float32) for each in (first, timed)))
+    return Row(
+        engine=engine,
+        round_medians_ms=medians,
+        median_ms=statistics.median(medians),
+        p95_ms=quantile(everything, 0.95),
+        runs=len(everything),
+        cold_start_ms=median_interval(timed.cold_starts_ms),
+        peak_bytes=max(turn.peak_bytes for turn in timed.turns),
+        model_bytes=model_bytes,
+        runtime_bytes=_installed_bytes(engine),
+        relative_difference=found.relative,
+        same=found.relative <= _OTHER_ENGINE and found.top1_agreement == 1.0,
+    )
+
+
+_OTHER_ENGINE = 1e-3
+"""Standard deviations of the logits: the first engine is not exact itself, and weights may be random."""
+
+
+def _installed_bytes(engine: str) -> int:
+    if engine not in DISTRIBUTIONS:
+        return 0
+    files = metadata.distribution(DISTRIBUTIONS[engine]).files or []
+    sizes = {
+        path: path.stat().st_size for path in (Path(str(file.locate())) for file in files) if path.is_file()
+    }
+    return sum(sizes.values())
+
+
+def _versions(timed: Mapping[str, Timed]) -> dict[str, str]:
+    wanted = [DISTRIBUTIONS[engine] for engine in timed if engine in DISTRIBUTIONS]
+    found = {name: metadata.version(name) for name in ("numpy", *wanted)}
+    return {"python": platform.python_version(), **found}

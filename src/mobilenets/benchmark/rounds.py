@@ -1,0 +1,122 @@
+"""Engines in turn, each in a process of its own that ends with its turn.
+
+In one process the thread pools of several engines spin against each other, and an idle one still does.
+Here nothing else is alive while an engine is timed, every turn is a cold start as well, and the luck
+of a process, such as where its memory lies, is drawn anew in every round.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mobilenets.benchmark.conditions import Glimpse, glimpse
+from mobilenets.benchmark.worker import Request, Turn
+from mobilenets.errors import EnvironmentFault
+from mobilenets.progress import SILENT, Progress
+from mobilenets.text import printable
+
+_PATIENCE_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An engine and the model file that it is to run."""
+
+    engine: str
+    model: Path
+    """What `open_session` takes."""
+    model_bytes: int
+    """What has to be on the disk beside the runtime."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An engine that was not timed."""
+
+    engine: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What one engine did, round by round."""
+
+    turns: tuple[Turn, ...]
+    cold_starts_ms: tuple[float, ...]
+    """From the start of the process to its first logits, Python's own start included."""
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """All turns, and how the machine looked in between."""
+
+    timed: dict[str, Timed]
+    """By engine."""
+    left_out: tuple[LeftOut, ...]
+    glimpses: tuple[Glimpse, ...]
+
+
+def in_turn(
+    candidates: Sequence[Candidate],
+    *,
+    threads: int,
+    batch: int,
+    rounds: int,
+    seconds: float,
+    progress: Progress = SILENT,
+) -> Rounds:
+    """Let every candidate run in every round, each round beginning with the next one.
+
+    A candidate that fails is left out from then on, with its reason.
+    """
+    turns: dict[str, list[tuple[Turn, float]]] = {each.engine: [] for each in candidates}
+    failed: dict[str, str] = {}
+    glimpses = []
+    order = [
+        candidates[(start + i) % len(candidates)] for start in range(rounds) for i in range(len(candidates))
+    ]
+    for candidate in progress.track(order, len(order), "timing"):
+        if candidate.engine in failed:
+            continue
+        glimpses.append(glimpse())
+        asked = Request(str(candidate.model.resolve()), candidate.engine, threads, batch, seconds)
+        try:
+            turns[candidate.engine].append(_turn(asked))
+        except EnvironmentFault as error:
+            failed[candidate.engine] = str(error)
+    timed = {
+        engine: Timed(tuple(turn for turn, _ in taken), tuple(1e3 * cold for _, cold in taken))
+        for engine, taken in turns.items()
+        if engine not in failed
+    }
+    left_out = tuple(LeftOut(engine, why) for engine, why in failed.items())
+    return Rounds(timed, left_out, tuple(glimpses))
+
+
+def _turn(asked: Request) -> tuple[Turn, float]:
+    """One turn, and the seconds until its first logits."""
+    command = [sys.executable, "-m", "mobilenets.benchmark.worker", json.dumps(asdict(asked))]
+    start = time.monotonic()
+    try:
+        done = subprocess.run(  # noqa: S603  # our own program, no shell
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=_PATIENCE_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EnvironmentFault(f"{asked.engine} gave no answer in {_PATIENCE_SECONDS} seconds.") from error
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError) as error:
+        last = next(reversed(done.stderr.strip().splitlines()), f"exit code {done.returncode}")
+        raise EnvironmentFault(f"its process failed: {printable(last)}") from error
+    if "error" in answer:
+        raise EnvironmentFault(answer["error"])
+    return Turn(**answer), answer["answered"] - start

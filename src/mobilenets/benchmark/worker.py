@@ -1,0 +1,134 @@
+"""The program that runs one engine: `python -m mobilenets.benchmark.worker REQUEST`.
+
+It opens the model, answers a first time, warms up until that makes it no faster, and is timed. The
+request is JSON; the answer is the last line on standard output, JSON as well.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenets.errors import MobilenetsError
+from mobilenets.runtime import open_session
+from mobilenets.spec import Spec
+
+_WINDOW_SECONDS = 0.1
+_SETTLED = 0.98
+"""A window is no faster than an earlier one if it takes more than this share of its time."""
+_WARM_UP_SECONDS = 3.0
+_FEWEST_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be timed, and for how long."""
+
+    model: str
+    """Path of a checkpoint or a bundle."""
+    engine: str
+    threads: int
+    batch: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one engine did in one round."""
+
+    answered: float
+    """`time.monotonic()` at its first logits."""
+    warm_up_runs: int
+    times_ms: tuple[float, ...]
+    """Of every run after the warm-up."""
+    peak_bytes: int
+    """The most memory that the process had at once; 0 where the system does not say."""
+    logits: tuple[tuple[float, ...], ...]
+    """Of the first run."""
+
+
+def take_turn(asked: Request) -> Turn:
+    """Open, answer, warm up, measure."""
+    session = open_session(asked.model, engine=asked.engine, threads=asked.threads)
+    pixels = pictures(session.manifest.spec, asked.batch)
+    logits = session.run(pixels)
+    answered = time.monotonic()
+
+    def run() -> object:
+        return session.run(pixels)
+
+    warm_up_runs = warm_up(run, min(asked.seconds, _WINDOW_SECONDS))
+    times = timed(run, asked.seconds)
+    rows = tuple(tuple(float(value) for value in row) for row in logits)
+    return Turn(answered, warm_up_runs, tuple(times), peak_bytes(), rows)
+
+
+def pictures(spec: Spec, n: int) -> NDArray[np.uint8]:
+    """`n` pictures of what looks like noise, the same everywhere."""
+    shape = (n, spec.resolution, spec.resolution, spec.channels)
+    places = np.arange(np.prod(shape), dtype=np.uint32)
+    return (places * np.uint32(2654435761) >> np.uint32(24)).astype(np.uint8).reshape(shape)
+
+
+def warm_up(run: Callable[[], object], window_seconds: float) -> int:
+    """Run until two windows in a row are no faster than the best before; how many runs that took."""
+    runs, best, settled = 0, float("inf"), 0
+    end = time.perf_counter() + _WARM_UP_SECONDS
+    while settled < 2 and time.perf_counter() < end:
+        times = timed(run, window_seconds)
+        median = statistics.median(times)
+        settled = settled + 1 if median > _SETTLED * best else 0
+        best = min(best, median)
+        runs += len(times)
+    return runs
+
+
+def timed(run: Callable[[], object], seconds: float) -> list[float]:
+    """Milliseconds of every run in `seconds`, of a few at least."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < _FEWEST_RUNS or time.perf_counter() < end:
+        start = time.perf_counter_ns()
+        run()
+        times.append(1e-6 * (time.perf_counter_ns() - start))
+    return times
+
+
+def peak_bytes() -> int:
+    """The most memory that this process had at once.
+
+    On Linux `ru_maxrss` would count the parent as well, whose pages a child has until it becomes
+    another program.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    except (OSError, ValueError):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main() -> None:
+    """Take the turn that the first argument asks for."""
+    answer: dict[str, Any]
+    try:
+        answer = asdict(take_turn(Request(**json.loads(sys.argv[1]))))
+    except MobilenetsError as error:
+        answer = {"error": str(error)}
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
