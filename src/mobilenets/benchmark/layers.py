@@ -72,7 +72,7 @@ def time_layers(checkpoint: Checkpoint, *, seconds: float = _SECONDS, progress: 
     peaks = measure_peaks(1)
     glimpses = [glimpse()]
     pixels = pictures(checkpoint.spec, 1)
-    runs = []
+    runs: list[NDArray[np.int64]] = []
     end = time.perf_counter() + seconds
     while len(runs) < _FEWEST_RUNS or time.perf_counter() < end:
         runs.append(clocked.times_ns(pixels, len(plan.steps)))

@@ -153,7 +153,7 @@ class Convolve(_Step):
     def macs(self) -> int:
         """Inputs of a sum times sums."""
         if self.convolution is not None:
-            return self.convolution.weight[0].size * self.writes.values
+            return int(self.convolution.weight[0].size) * self.writes.values
         width = self.writes.blocks // self.groups * BLOCK  # of the packed map, which every head reads
         return self.reads[1].channels // width * self.writes.values
 
