@@ -31,8 +31,8 @@ _IN_ORDER = {
         checkpoint
     """,
     "engine": """
-        compiler.folding compiler.planning compiler.packing compiler.emission compiler.targets
-        compiler.toolchain compiler
+        compiler.folding compiler.steps compiler.tiling compiler.strips compiler.planning compiler.packing
+        compiler.emission compiler.targets compiler.toolchain compiler
         runtime.session runtime.bundle runtime.shared_library
         runtime.compiled_session runtime.onnx_session runtime.openvino_session runtime.litert_session
         runtime.torch_session runtime

@@ -236,6 +236,7 @@ def test_an_engine_that_fails_is_left_out_with_its_reason(checkpoint, tmp_path):
         compare(TINY, [], left_out=[left], **QUICK)
 
 
+@pytest.mark.full
 def test_another_network_is_noticed(checkpoint, tmp_path):
     """Engines that do not compute the same are not two measurements of one thing."""
     (one,), _ = prepare(checkpoint, ["compiled"], tmp_path)
@@ -265,6 +266,7 @@ def test_a_conversion_is_kept(checkpoint, tmp_path, monkeypatch):
     assert first == second
 
 
+@pytest.mark.full
 def test_a_bundle_runs_in_its_own_engine(checkpoint, tmp_path):
     bundle = export(checkpoint, "c", out=tmp_path / "bundle")
     (ours,), left_out = prepare(bundle, ["compiled", "onnxruntime", "torch"], tmp_path)
@@ -321,6 +323,7 @@ def test_the_verb(file, tmp_path, capsys, quick):
     assert len(results.read_text().splitlines()) == 1
 
 
+@pytest.mark.full
 def test_the_verb_by_name_and_batch(capsys, quick):
     words = ["mobilenet_v3_small_050", "--resolution", "32", "--engines", "compiled", "--batch", "3"]
     assert run_command(["bench", *words, "--rounds", "6"]) == 0

@@ -18,9 +18,9 @@ import torch
 
 from calibrated import TINY, calibrated
 from mobilenets import zoo
-from mobilenets.compiler import plan_of, planning, targets, toolchain, translate
+from mobilenets.compiler import plan_of, strips, targets, toolchain, translate
 from mobilenets.compiler.emission import comment, text
-from mobilenets.compiler.planning import REGISTERS, Convolve, Strip
+from mobilenets.compiler.steps import REGISTERS, Convolve, Strip
 from mobilenets.errors import CheckpointError, EnvironmentFault
 from mobilenets.exporting import export
 from mobilenets.network import from_checkpoint
@@ -50,7 +50,7 @@ def _cache(tmp_path_factory):
 def _strips_of_small_maps():
     """The networks here have no map that would leave a cache."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "FAR", 0)
+        patch.setattr(strips, "FAR", 0)
         yield
 
 
@@ -122,7 +122,7 @@ def test_networks_of_the_zoo_compute_the_same(name):
 
 @pytest.mark.parametrize("far", [0, 8 * 1024, 1 << 30])
 def test_every_kind_of_op_computes_the_same(checkpoint, monkeypatch, far):
-    monkeypatch.setattr(planning, "FAR", far)
+    monkeypatch.setattr(strips, "FAR", far)
     assert any(isinstance(step, Strip) for step in plan_of(checkpoint).steps) == (far < 1 << 30)
     pixels = pictures(checkpoint.spec, 16)
     found = close(checkpoint, pixels, open_session(checkpoint, engine="compiled").run(pixels))
@@ -140,7 +140,7 @@ def test_any_legal_network_computes_the_same(spec, far):
     pixels = pictures(spec, 3)
     expected = in_float64(checkpoint, pixels)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "FAR", far)
+        patch.setattr(strips, "FAR", far)
         logits = open_session(checkpoint, engine="compiled", threads=2).run(pixels)
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3 * max(1.0, np.abs(expected).max()))
 

@@ -166,7 +166,7 @@ def test_a_table_names_twenty_labels_at_most():
     many = calibrated(dataclasses.replace(TINY, classes=300)).manifest
     certificate = {
         "comparison": {"pictures": 8, "relative": 1e-6, "tolerance": 1e-4, "top1_agreement": 1.0},
-        "candidate": {"model_file": "model.onnx"},
+        "candidate": {"model_file": "model.onnx", "ran": True},
     }
     text = exporting.contents.card.readme(many, certificate, ())
     assert "class 19 … and 280 more" in text

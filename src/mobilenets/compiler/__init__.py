@@ -1,7 +1,7 @@
 """A MobileNet as plain C, specialised to the very network.
 
     folding    norms and layer scales into the convolutions beside them
-    planning   steps over maps, tiles, and one arena
+    planning   steps over maps, and one arena; `steps`, `tiling` and `strips` are parts of it
     packing    weights in the order in which the kernels read them
     emission   C: a function for every kind of convolution, one for each step
     targets    the machines that there can be libraries for

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from mobilenets.checkpoint import Manifest
 from mobilenets.compiler.packing import Weights, pack_bias, pack_convolution, pack_depthwise
-from mobilenets.compiler.planning import (
+from mobilenets.compiler.planning import Plan
+from mobilenets.compiler.steps import (
     BLOCK,
     Add,
     Convolve,
@@ -17,7 +18,6 @@ from mobilenets.compiler.planning import (
     Map,
     Normalise,
     Pack,
-    Plan,
     PoolMap,
     Scale,
     Softmax,

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenets.compiler.folding import Convolution
-from mobilenets.compiler.planning import ALIGNMENT, BLOCK
+from mobilenets.compiler.steps import ALIGNMENT, BLOCK
 
 
 class Weights:

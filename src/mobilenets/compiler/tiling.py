@@ -1,0 +1,85 @@
+"""How many pixels and output channels a tile holds, by kind of vector, and which loop is the outer one."""
+
+import math
+from typing import NamedTuple
+
+from mobilenets.compiler.steps import BLOCK, REGISTERS, Map, Registers, Tile
+
+
+def even_pixels(columns: int, most: int) -> int:
+    """Tiles of one width where possible: the fewest tiles of at most `most` pixels, as even as can be."""
+    return -(-columns // -(-columns // most))
+
+
+_NEAR = 24 * 1024
+"""Bytes that stay in a first-level cache beside what else is touched."""
+
+
+class Tiling(NamedTuple):
+    """How a convolution is cut."""
+
+    tiles: tuple[Tile, ...]
+    panel: int
+    panels_first: bool
+
+
+def tiling(out: Map, entering: Map, groups: int, values: int, *, pointwise: bool) -> Tiling:
+    """Tiles, the width of a panel of packed weights, and whether panels are the outer loop.
+
+    `values` is how many inputs each sum has. Tiles of several rows need whole rows in the inner loop, and
+    no filter between them.
+    """
+    chosen = tiled(1, out, groups)
+    width = out.blocks // groups * BLOCK
+    weights, maps = 4 * values * width * groups, 4 * entering.floats
+    rows_first = weights * (out.rows if weights > _NEAR else 1) + maps
+    panels = groups * -(-width // chosen.panel)
+    panels_first = maps * (panels if maps > _NEAR else 1) + weights
+    if panels_first >= rows_first and out.rows > 1:
+        return chosen
+    return (tiled(out.rows, out, groups) if pointwise else chosen)._replace(panels_first=True)
+
+
+def tiled(rows: int, out: Map, groups: int) -> Tiling:
+    """Tiles that may reach over `rows` rows."""
+    width = out.blocks // groups * BLOCK
+    tiles = tuple(_tile(rows, out.columns, width, kind) for kind in REGISTERS.values())
+    return Tiling(tiles, tiles[0].vectors * REGISTERS["avx512"].lanes, False)
+
+
+def _tile(rows: int, columns: int, width: int, kind: Registers) -> Tile:
+    """The tile with the fewest cycles for `rows` rows of `columns` pixels and `width` channels.
+
+    A cycle does two multiply-adds or two loads; sums depend on each other four cycles apart; a tile's
+    loop costs about a cycle of its own.
+    """
+
+    def cycles(tile: Tile) -> float:
+        def one(pixels: int, vectors: int) -> float:
+            sums = pixels * vectors
+            return max(sums / 2, (pixels + vectors) / 2, 4) + 1 if sums else 0.0
+
+        def lines(tall: int, vectors: int) -> float:
+            if tall > 1:
+                return one(tall * columns, vectors)
+            whole, rest = divmod(columns, tile.pixels)
+            return tall * (whole * one(tile.pixels, vectors) + one(rest, vectors))
+
+        def panel(vectors: int) -> float:
+            return rows // tile.tall * lines(tile.tall, vectors) + lines(rows % tile.tall, vectors)
+
+        whole, rest = divmod(math.ceil(width / kind.lanes), tile.vectors)
+        return whole * panel(tile.vectors) + panel(rest)
+
+    tiles = []
+    for vectors in (1, 2, 3, 4, 6, 8, 16):
+        if _fits(vectors * kind.lanes, width):
+            most = min(14, kind.sums // vectors)
+            tiles += [Tile(even_pixels(columns, pixels), vectors) for pixels in range(1, most + 1)]
+            tiles += [Tile(columns, vectors, tall) for tall in range(2, min(rows, most // columns) + 1)]
+    return min(tiles, key=cycles)
+
+
+def _fits(channels: int, width: int) -> bool:
+    """Whether tiles of `channels` start at blocks, or lie inside one."""
+    return channels <= width and (channels % BLOCK == 0 or BLOCK % channels == 0)
