@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from mobilenets import __version__
 from mobilenets.benchmark.rounds import Candidate, LeftOut
 from mobilenets.checkpoint import MODEL_FILE, Checkpoint, Manifest
@@ -24,7 +26,7 @@ from mobilenets.exporting.contents import unproven
 from mobilenets.exporting.litert import write_litert
 from mobilenets.exporting.onnx import OPSETS, write_onnx
 from mobilenets.files import caches, replacing_folder, write_json
-from mobilenets.network import build, to_tensors
+from mobilenets.network import build, reestimate_norms, to_tensors
 from mobilenets.preprocessing import for_channels
 from mobilenets.progress import SILENT, Progress
 from mobilenets.runtime.bundle import MANIFEST_FILE, Bundle, bundle_json
@@ -32,9 +34,17 @@ from mobilenets.spec import Spec
 
 
 def with_random_weights(spec: Spec) -> Checkpoint:
-    """`spec` as it is built: the papers' random weights, norms that change nothing, numbered classes."""
+    """`spec` with the papers' random weights and numbered classes.
+
+    Its norms are measured on noise: with norms that change nothing, a deep network's maps shrink to
+    numbers that some engines are slow with.
+    """
     labels = tuple(f"class {index}" for index in range(spec.classes))
-    return Checkpoint(Manifest(spec, labels, for_channels(spec.channels)), to_tensors(build(spec)))
+    network = build(spec)
+    noise = torch.Generator().manual_seed(0)
+    pictures = torch.randn(2, spec.channels, spec.resolution, spec.resolution, generator=noise)
+    reestimate_norms(network, [pictures])
+    return Checkpoint(Manifest(spec, labels, for_channels(spec.channels)), to_tensors(network))
 
 
 class Package(NamedTuple):
