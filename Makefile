@@ -19,7 +19,7 @@ PYTEST := OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESH
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 SOURCES := src tests .ci
 
-# What is installed is said by three empty files, newer than what asks for it: the second run is fast.
+# What is installed is said by four empty files, newer than what asks for it: the second run is fast.
 FOR_DEMO := $(VENV)/.installed-for-demo
 FOR_TESTS := $(VENV)/.installed-for-tests
 FOR_ALL_TESTS := $(VENV)/.installed-for-all-tests

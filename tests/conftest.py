@@ -117,3 +117,11 @@ def shapes_folder(tmp_path_factory) -> Path:
                     draw.line((0, offset, 44, offset), fill=colour, width=3)
             image.save(root / name / f"{index:02d}.png")
     return root
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory):
+    """What a module's tests compile and convert does not fill the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOBILENETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

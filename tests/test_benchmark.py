@@ -36,11 +36,7 @@ from mobilenets.exporting.peers import prepare, with_random_weights
 QUICK = {"rounds": 6, "seconds": 0.01}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOBILENETS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")

@@ -38,12 +38,7 @@ HERE = {"avx512": "avx512f", "avx2": "avx2", "sse2": "sse2"}
 """Code paths for x86, and the flag by which /proc/cpuinfo says that this processor has them."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    """Libraries compiled here do not fill the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOBILENETS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module", autouse=True)

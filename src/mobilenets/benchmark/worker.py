@@ -107,12 +107,10 @@ def peak_bytes() -> int:
     On Linux `ru_maxrss` would count the parent as well, whose pages a child has until it becomes
     another program.
     """
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return 1024 * int(line.split()[1])
-    except (OSError, ValueError):
-        pass
+    status = Path("/proc/self/status")
+    for line in status.read_text(encoding="ascii").splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
     try:
         import resource
     except ImportError:  # Windows

@@ -32,7 +32,7 @@ class Target:
     """What every compiler for it defines; without any, this machine's compilers will do."""
     machine: tuple[str, str] | None = None
     """`sys.platform` and `platform.machine()` where it runs; none: here."""
-    library: str = LIBRARY
+    product: str = LIBRARY
     flags: tuple[str, ...] = ("-fPIC",)
     link: tuple[str, ...] = ("-shared", "-pthread")
     """What makes the library of objects."""
@@ -91,7 +91,7 @@ def _cortex(core: str, fpu: str, macro: str) -> Target:
         cross=("arm-none-eabi-gcc",),
         macros=frozenset({macro, "__thumb__"}),
         machine=("none", core),
-        library="model.o",
+        product="model.o",
         flags=(f"-mcpu={core}", "-mthumb", f"-mfpu={fpu}", "-mfloat-abi=hard", "-fshort-enums"),
         link=("-r", "-nostdlib"),
         threads=False,
@@ -110,7 +110,7 @@ TARGETS: dict[str, Target] = {
         cross=("aarch64-linux-gnu-gcc",),
         macros=frozenset({"__aarch64__", "__linux__"}),
         machine=("linux", "aarch64"),
-        library="libmodel.so",
+        product="libmodel.so",
     ),
     "armv7-linux": Target(
         paths=(NEON_FMA, NEON_A9),
@@ -118,21 +118,21 @@ TARGETS: dict[str, Target] = {
         cross=("arm-linux-gnueabihf-gcc",),
         macros=frozenset({"__arm__", "__linux__"}),
         machine=("linux", "armv7l"),
-        library="libmodel.so",
+        product="libmodel.so",
     ),
     "aarch64-macos": Target(
         paths=(NEON,),
         zig=("-target", "aarch64-macos", "-s"),
         macros=frozenset({"__aarch64__", "__APPLE__"}),
         machine=("darwin", "arm64"),
-        library="libmodel.dylib",
+        product="libmodel.dylib",
     ),
     "x86_64-macos": Target(
         paths=(AVX512, AVX2, SSE2),
         zig=("-target", "x86_64-macos", "-s"),
         macros=frozenset({"__x86_64__", "__APPLE__"}),
         machine=("darwin", "x86_64"),
-        library="libmodel.dylib",
+        product="libmodel.dylib",
     ),
     "x86_64-windows": Target(
         paths=(AVX512, AVX2, SSE2),
@@ -140,7 +140,7 @@ TARGETS: dict[str, Target] = {
         cross=("x86_64-w64-mingw32-gcc", "-static"),
         macros=frozenset({"__x86_64__", "_WIN32"}),
         machine=("win32", "AMD64"),
-        library="model.dll",
+        product="model.dll",
         flags=(),
     ),
     "wasm32": Target(
@@ -149,7 +149,7 @@ TARGETS: dict[str, Target] = {
         cross=("clang", "--target=wasm32"),
         macros=frozenset({"__wasm32__"}),
         machine=("none", "wasm32"),
-        library="model.wasm",
+        product="model.wasm",
         flags=("-mbulk-memory",),
         link=(
             "-nostdlib",

@@ -171,10 +171,10 @@ def compile_library(
     with ThreadPoolExecutor(min(available_cores(), len(units))) as pool:
         objects = list(progress.track(pool.map(compile_one, units), len(units), "compiling"))
     told = compiler.told((*target.flags, *target.link, *flags))
-    run_compiler((*compiler.command, *told, *objects, "-o", target.library), folder)
+    run_compiler((*compiler.command, *told, *objects, "-o", target.product), folder)
     for name in objects:
         (folder / name).unlink()
-    return folder / target.library
+    return folder / target.product
 
 
 def cached_library(program: Program, *, interface: str = "model", progress: Progress = SILENT) -> Path:

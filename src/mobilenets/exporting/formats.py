@@ -61,7 +61,7 @@ FORMATS: dict[str, Format] = {
     "c": Format(
         title="C",
         engine="compiled",
-        model_file=lambda asked: TARGETS[asked.target].library,
+        model_file=lambda asked: TARGETS[asked.target].product,
         write=lambda checkpoint, folder, asked: c.write_c(
             checkpoint, folder, asked.target, asked.threads, asked.progress
         ),
