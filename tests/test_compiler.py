@@ -28,6 +28,7 @@ from mobilenets.prediction import predict
 from mobilenets.preprocessing import MODE_OF_CHANNELS, affine
 from mobilenets.runtime import open_session
 from mobilenets.runtime.shared_library import Library
+from mobilenets.spec import Block, Conv, SqueezeExcite
 from mobilenets.tolerances import agreement
 from spec_strategies import specs
 
@@ -138,6 +139,16 @@ def test_any_legal_network_computes_the_same(spec, far):
         patch.setattr(strips, "FAR", far)
         logits = open_session(checkpoint, engine="compiled", threads=2).run(pixels)
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3 * max(1.0, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("last", [(), (SqueezeExcite(4),)], ids=["convolution", "gate"])
+def test_a_shortcut_may_start_at_the_picture(last):
+    """The picture lies in memory without the gaps that a map of few channels has."""
+    first = Block((Conv("mix", 1, 3), *last), stage=0, residual=True)
+    checkpoint = calibrated(dataclasses.replace(TINY, blocks=(first, *TINY.blocks), resolution=33))
+    pixels = pictures(checkpoint.spec, 4)
+    found = close(checkpoint, pixels, open_session(checkpoint, engine="compiled").run(pixels))
+    assert found.holds, found
 
 
 # --- every path ------------------------------------------------------------------------------------

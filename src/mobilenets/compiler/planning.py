@@ -109,6 +109,8 @@ class _Builder:
         return seen
 
     def block(self, name: str, block: folding.Block, entering: Map) -> Map:
+        if block.residual:  # the sum is of two maps that lie alike
+            entering = self._in_blocks(entering)
         current = entering
         for index, operation in enumerate(block.operations):
             shortcut = entering if block.residual and index == len(block.operations) - 1 else None
