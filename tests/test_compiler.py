@@ -20,8 +20,10 @@ from calibrated import TINY, calibrated
 from mobilenets import zoo
 from mobilenets.compiler import plan_of, strips, targets, toolchain, translate
 from mobilenets.compiler.emission import comment, text
+from mobilenets.compiler.packing import to_bf16
 from mobilenets.compiler.steps import REGISTERS, Convolve, Strip
-from mobilenets.errors import CheckpointError, EnvironmentFault
+from mobilenets.compiler.targets import LIBRARY
+from mobilenets.errors import CheckpointError, EnvironmentFault, InputError, UnknownName
 from mobilenets.exporting import export
 from mobilenets.network import from_checkpoint
 from mobilenets.prediction import predict
@@ -29,13 +31,19 @@ from mobilenets.preprocessing import MODE_OF_CHANNELS, affine
 from mobilenets.runtime import open_session
 from mobilenets.runtime.shared_library import Library
 from mobilenets.spec import Block, Conv, SqueezeExcite
-from mobilenets.tolerances import agreement
+from mobilenets.tolerances import BF16_RELATIVE, agreement
 from spec_strategies import specs
 
 if not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
     pytest.skip("there is no C compiler here", allow_module_level=True)
 
-HERE = {"avx512": "avx512f", "avx2": "avx2", "sse2": "sse2"}
+HERE = {
+    "avx512": "avx512f",
+    "avx2": "avx2",
+    "sse2": "sse2",
+    "avx512_bf16": "avx512_bf16",
+    "amx_bf16": "amx_bf16",
+}
 """Code paths for x86, and the flag by which /proc/cpuinfo says that this processor has them."""
 
 
@@ -75,10 +83,15 @@ def run(*command, **how):
     return subprocess.run(command, capture_output=True, encoding="utf-8", check=False, **how)
 
 
-def built(checkpoint, folder, path, *flags):
+def need(path):
+    if path.name in HERE and HERE[path.name] not in processor_flags():
+        pytest.skip(f"this processor has no {path.name}")
+
+
+def built(checkpoint, folder, path, *flags, precision="fp32"):
     """A library of `checkpoint` with one code path, with the compiler's further `flags`."""
     compiler = toolchain.find_compiler()
-    toolchain.write_sources(translate(checkpoint), [path], folder)
+    toolchain.write_sources(translate(checkpoint, precision=precision), [path], folder)
     return toolchain.compile_library(folder, [path], compiler, flags=flags)
 
 
@@ -130,15 +143,18 @@ def test_every_kind_of_op_computes_the_same(checkpoint, monkeypatch, far):
 @given(
     spec=specs().filter(lambda spec: spec.channels in MODE_OF_CHANNELS),
     far=st.sampled_from([0, 2048, 1 << 30]),
+    precision=st.sampled_from(["fp32", *(["bf16"] if HERE["avx512_bf16"] in processor_flags() else [])]),
 )
-def test_any_legal_network_computes_the_same(spec, far):
+def test_any_legal_network_computes_the_same(spec, far, precision):
     checkpoint = calibrated(dataclasses.replace(spec, norm_epsilon=max(spec.norm_epsilon, 1e-3)))
     pixels = pictures(spec, 3)
     expected = in_float64(checkpoint, pixels)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(strips, "FAR", far)
-        logits = open_session(checkpoint, engine="compiled", threads=2).run(pixels)
-    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3 * max(1.0, np.abs(expected).max()))
+        library = Library(toolchain.cached_library(translate(checkpoint, precision=precision)), threads=2)
+    near = 1e-3 if precision == "fp32" else 0.1
+    atol = near * max(1.0, np.abs(expected).max())
+    np.testing.assert_allclose(library.run(pixels), expected, rtol=near, atol=atol)
 
 
 @pytest.mark.parametrize("last", [(), (SqueezeExcite(4),)], ids=["convolution", "gate"])
@@ -172,8 +188,7 @@ ONE_EACH = [targets.AVX512, targets.AVX2, targets.SSE2, targets.SCALAR]
 
 @pytest.mark.parametrize("path", ONE_EACH, ids=lambda path: path.name)
 def test_every_path_computes_the_same(checkpoint, library_of, path):
-    if path.name in HERE and HERE[path.name] not in processor_flags():
-        pytest.skip(f"this processor has no {path.name}")
+    need(path)
     library = Library(library_of(path), threads=1)
     assert library.path == path.name
     pixels = pictures(checkpoint.spec, 4)
@@ -202,6 +217,70 @@ def test_multiply_adds_are_fused(library_of):
         pytest.skip("objdump is not here")
     listing = run("objdump", "-d", str(library_of(targets.AVX2))).stdout
     assert listing.count("vfmadd") > listing.count("vaddps")
+
+
+# --- bf16 ------------------------------------------------------------------------------------------
+
+BF16 = [targets.AMX_BF16, targets.AVX512_BF16]
+
+
+@pytest.mark.parametrize("path", BF16, ids=lambda path: path.name)
+@pytest.mark.parametrize("far", [0, 1 << 30])
+def test_every_kind_of_op_in_bf16(checkpoint, tmp_path, monkeypatch, path, far):
+    """Sums are fp32, so what differs is rounding: 2⁻⁹ in each layer, where a wrong channel is far more."""
+    need(path)
+    monkeypatch.setattr(strips, "FAR", far)
+    library = Library(built(checkpoint, tmp_path, path, precision="bf16"), threads=1)
+    assert library.path == path.name
+    pixels = pictures(checkpoint.spec, 16)
+    expected = in_float64(checkpoint, pixels)
+    apart = expected - expected.mean(axis=0)  # what the picture decides; the rest is the last bias
+    logits = library.run(pixels)
+    assert np.abs(logits - expected).max() <= 0.05 * apart.std()
+    np.testing.assert_array_equal(Library(tmp_path / LIBRARY, threads=3).run(pixels), logits)
+
+
+@pytest.mark.slow
+def test_a_network_in_bf16(tmp_path):
+    """Groups, wide maps, and every kernel that only a large network has; by the path that `native` takes."""
+    need(targets.AVX512_BF16)
+    checkpoint = calibrated(small(zoo.build("mobilenet_v4_hybrid_medium")))
+    pixels = pictures(checkpoint.spec, 8)
+    library = Library(toolchain.cached_library(translate(checkpoint, precision="bf16")), threads=2)
+    expected, logits = in_float64(checkpoint, pixels), library.run(pixels)
+    assert np.corrcoef(expected.ravel(), logits.ravel())[0, 1] > 0.99
+    assert agreement(expected.astype(np.float32), logits, BF16_RELATIVE).holds
+
+
+@pytest.mark.slow
+def test_a_bundle_in_bf16_says_so(checkpoint, tmp_path):
+    need(targets.AVX512_BF16)
+    bundle = export(checkpoint, "c", out=tmp_path / "bundle", precision="bf16")
+    assert bundle.certificate["candidate"]["precision"] == "bf16"
+    assert bundle.certificate["comparison"]["tolerance"] == BF16_RELATIVE
+    assert bundle.certificate["comparison"]["relative"] > 1e-5
+    assert (bundle.folder / "c" / "kernels_bf16.h").exists()
+
+
+def test_bf16_is_refused_where_there_is_none(checkpoint, tmp_path, monkeypatch):
+    with pytest.raises(EnvironmentFault, match=r"bf16 wants AVX512-BF16, which this target has not.*x86-64"):
+        export(checkpoint, "c", out=tmp_path / "bundle", target="scalar", precision="bf16")
+    with pytest.raises(InputError, match="fp32 alone"):
+        export(checkpoint, "onnx", out=tmp_path / "bundle", precision="bf16")
+    with pytest.raises(UnknownName, match="fp16"):
+        export(checkpoint, "c", out=tmp_path / "bundle", precision="fp16")
+    monkeypatch.setattr(toolchain.Compiler, "macros", lambda self, flags: frozenset({"__AVX512F__"}))
+    with pytest.raises(EnvironmentFault, match="which this processor has not") as caught:
+        export(checkpoint, "c", out=tmp_path / "bundle", precision="bf16")
+    assert "--target x86-64-v4" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_values_are_rounded_to_the_nearest_bf16():
+    values = np.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-7, 1 + 2**-8 + 2**-20, 0.1, -3e38, 1e-39, 0.0])
+    rounded = torch.from_numpy(values.astype(np.float32)).to(torch.bfloat16).float().numpy()
+    rounded[7] = 0.0  # the processor's products take such for 0 as well
+    np.testing.assert_array_equal((to_bf16(values).astype(np.uint32) << 16).view(np.float32), rounded)
 
 
 # --- the same, always ------------------------------------------------------------------------------
@@ -274,14 +353,18 @@ int main(void) {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [targets.AVX2, targets.SCALAR], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [targets.AVX2, targets.SCALAR, targets.AVX512_BF16], ids=lambda path: path.name
+)
 def test_sanitizers_find_nothing(tmp_path, path):
     """AddressSanitizer and UndefinedBehaviorSanitizer, memory of exactly the size asked for, odd shapes."""
+    need(path)
     spec = dataclasses.replace(TINY, resolution=37)
     odd = '"\\n??/é*/'
     checkpoint = calibrated(spec, labels=(odd, *"bcde"))
     compiler = toolchain.find_compiler()
-    toolchain.write_sources(translate(checkpoint), [path], tmp_path)
+    precision = "bf16" if path in BF16 else "fp32"
+    toolchain.write_sources(translate(checkpoint, precision=precision), [path], tmp_path)
     (tmp_path / "guarded.c").write_text(GUARDED)
     sources = ["network.c", "model.c", "labels.c", "weights.c", "guarded.c"]
     flags = ["-std=gnu11", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -295,9 +378,10 @@ def test_sanitizers_find_nothing(tmp_path, path):
     assert done.stdout == f"{odd}\n"
 
 
-def test_it_compiles_without_a_warning(checkpoint, tmp_path):
-    path = targets.SCALAR
-    toolchain.write_sources(translate(checkpoint), [path], tmp_path)
+@pytest.mark.parametrize("path", [targets.SCALAR, targets.AMX_BF16], ids=lambda path: path.name)
+def test_it_compiles_without_a_warning(checkpoint, tmp_path, path):
+    precision = "bf16" if path in BF16 else "fp32"
+    toolchain.write_sources(translate(checkpoint, precision=precision), [path], tmp_path)
     flags = ("-std=gnu11", "-O1", "-ffp-contract=fast", "-Wall", "-Wextra", "-Werror", *path.flags)
     for compiler in filter(shutil.which, ("gcc", "clang")):
         for source in ("network.c", "model.c", "labels.c", "weights.c", "main.c"):

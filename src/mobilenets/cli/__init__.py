@@ -40,6 +40,9 @@ Target = Annotated[
     str,
     typer.Option(metavar="NAME", help="C: native, x86-64 (any PC), aarch64-linux, wasm32, cortex-m4 …"),
 ]
+Precision = Annotated[
+    str, typer.Option(metavar="fp32|bf16", help="C: of weights and maps; bf16 is for newer x86-64 servers.")
+]
 SingleThreaded = Annotated[bool, typer.Option("--single-threaded", help="C: leave out the code for threads.")]
 Folder = Annotated[
     Path,
@@ -289,6 +292,7 @@ def export(
     ] = None,
     opset: Annotated[int, typer.Option(metavar="18|20|21", help="ONNX operator set.")] = 18,
     target: Target = "native",
+    precision: Precision = "fp32",
     single_threaded: SingleThreaded = False,
     output: Out = None,
     json: Json = False,
@@ -302,6 +306,7 @@ def export(
         pictures=pictures,
         opset=opset,
         target=target,
+        precision=precision,
         single_threaded=single_threaded,
         output=output,
         as_json=json,
@@ -316,6 +321,7 @@ def compile_model(
         typer.Option(metavar="FOLDER", help="Compare on these, and put some in as golden pictures."),
     ] = None,
     target: Target = "native",
+    precision: Precision = "fp32",
     single_threaded: SingleThreaded = False,
     output: Out = None,
     json: Json = False,
@@ -329,6 +335,7 @@ def compile_model(
         pictures=pictures,
         opset=18,
         target=target,
+        precision=precision,
         single_threaded=single_threaded,
         output=output,
         as_json=json,

@@ -294,6 +294,7 @@ def export(
     pictures: Path | None,
     opset: int,
     target: str,
+    precision: str,
     single_threaded: bool,
     output: Path | None,
     as_json: bool,
@@ -311,6 +312,7 @@ def export(
         pictures=pictures,
         opset=opset,
         target=target,
+        precision=precision,
         single_threaded=single_threaded,
         progress=TerminalProgress(),
     )

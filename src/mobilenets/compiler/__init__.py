@@ -14,15 +14,19 @@ from mobilenets.checkpoint import Checkpoint
 from mobilenets.compiler.emission import Program, emit
 from mobilenets.compiler.folding import fold
 from mobilenets.compiler.planning import Plan, plan
+from mobilenets.compiler.steps import PRECISIONS
+from mobilenets.errors import UnknownName
 
 __all__ = ["Plan", "Program", "plan_of", "translate"]
 
 
-def plan_of(checkpoint: Checkpoint) -> Plan:
-    """The steps, tiles and arena of the compiled network."""
-    return plan(checkpoint.spec, fold(checkpoint))
+def plan_of(checkpoint: Checkpoint, *, precision: str = "fp32") -> Plan:
+    """The steps, tiles and arena of the compiled network; `UnknownName` for a precision that there is not."""
+    if precision not in PRECISIONS:
+        raise UnknownName("precision", precision, PRECISIONS)
+    return plan(checkpoint.spec, fold(checkpoint), PRECISIONS[precision])
 
 
-def translate(checkpoint: Checkpoint) -> Program:
-    """`checkpoint` as C source and packed weights."""
-    return emit(plan_of(checkpoint), checkpoint.manifest)
+def translate(checkpoint: Checkpoint, *, precision: str = "fp32") -> Program:
+    """`checkpoint` as C source and packed weights; errors as for `plan_of`."""
+    return emit(plan_of(checkpoint, precision=precision), checkpoint.manifest)

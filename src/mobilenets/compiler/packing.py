@@ -4,11 +4,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenets.compiler.folding import Convolution
-from mobilenets.compiler.steps import ALIGNMENT, BLOCK
+from mobilenets.compiler.steps import ALIGNMENT, BF16
 
 
 class Weights:
-    """Collects packed fp32 arrays; every one starts at a cache line."""
+    """Collects packed arrays in one of fp32; every one starts at a cache line."""
 
     def __init__(self) -> None:
         self._parts: list[NDArray[np.float32]] = []
@@ -16,7 +16,13 @@ class Weights:
 
     def add(self, values: NDArray[np.float64]) -> int:
         """Append `values`, rounded to fp32; the offset in floats where they begin."""
-        flat = values.astype(np.float32).reshape(-1)
+        return self._append(values.astype(np.float32).reshape(-1))
+
+    def add_bf16(self, values: NDArray[np.float64]) -> int:
+        """Append `values` rounded to bf16, two in the place of a float; the offset in floats."""
+        return self._append(to_bf16(values).reshape(-1).view(np.float32))
+
+    def _append(self, flat: NDArray[np.float32]) -> int:
         filled = np.zeros(-(-flat.size // ALIGNMENT) * ALIGNMENT, np.float32)
         filled[: flat.size] = flat
         self._parts.append(filled)
@@ -28,29 +34,56 @@ class Weights:
         return np.concatenate(self._parts)
 
 
-def _fill(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def to_bf16(values: NDArray[np.float64]) -> NDArray[np.uint16]:
+    """The bits of the nearest bf16 of finite `values`, ties to even; values below 2⁻¹²⁶ become 0."""
+    bits = values.astype(np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return np.where(np.abs(values) < 2.0**-126, 0, rounded).astype(np.uint16)
+
+
+def _fill(values: NDArray[np.float64], block: int) -> NDArray[np.float64]:
     """The first axis filled up with zeros to whole blocks."""
-    missing = -len(values) % BLOCK
+    missing = -len(values) % block
     return np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
 
 
-def pack_bias(convolution: Convolution) -> NDArray[np.float64]:
+def pack_bias(convolution: Convolution, block: int) -> NDArray[np.float64]:
     """One value per output channel, to whole blocks."""
-    return _fill(convolution.bias)
+    return _fill(convolution.bias, block)
 
 
-def pack_convolution(convolution: Convolution, panel: int) -> NDArray[np.float64]:
+def pack_convolution(convolution: Convolution, panel: int, block: int) -> NDArray[np.float64]:
     """[group][panel][ky][kx][input channel][channel of the panel]; the last panel of a group is narrower."""
     parts = []
     for group in np.split(convolution.weight, convolution.groups):
-        weight = _fill(group).transpose(2, 3, 1, 0)
+        weight = _fill(group, block).transpose(2, 3, 1, 0)
         for start in range(0, weight.shape[-1], panel):
             parts.append(weight[..., start : start + panel].reshape(-1))
     return np.concatenate(parts)
 
 
-def pack_depthwise(convolution: Convolution) -> NDArray[np.float64]:
+def pack_pairs(convolution: Convolution) -> NDArray[np.float64]:
+    """For products of pairs, in blocks and halves of blocks of outputs.
+
+    [group][block of outputs][ky][kx][block of inputs][half][pair of inputs][output][of the pair]
+    """
+    block, kernel = BF16.block, convolution.kernel
+    parts = []
+    for group in np.split(convolution.weight, convolution.groups):
+        whole = _fill(_fill(group, block).transpose(1, 0, 2, 3), block)
+        inputs, outputs = len(whole) // block, whole.shape[1] // block
+        apart = whole.reshape(inputs, block // 2, 2, outputs, 2, block // 2, kernel, kernel)
+        parts.append(apart.transpose(3, 6, 7, 0, 4, 1, 5, 2).reshape(-1))
+    return np.concatenate(parts)
+
+
+def pack_depthwise(convolution: Convolution, block: int) -> NDArray[np.float64]:
     """[block][ky][kx][channel of the block]."""
-    filled = _fill(convolution.weight[:, 0])
+    filled = _fill(convolution.weight[:, 0], block)
     kernel = convolution.kernel
-    return filled.reshape(-1, BLOCK, kernel, kernel).transpose(0, 2, 3, 1)
+    return filled.reshape(-1, block, kernel, kernel).transpose(0, 2, 3, 1)
+
+
+def evens_first(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Every block of bf16's as its even and then its odd channels, the order in which they are read."""
+    return values.reshape(-1, BF16.block // 2, 2).swapaxes(1, 2)

@@ -16,7 +16,8 @@ from mobilenets.compiler import folding
 from mobilenets.compiler.folding import Attention, Convolution, Gate, Network
 from mobilenets.compiler.steps import (
     ALIGNMENT,
-    BLOCK,
+    BF16,
+    FP32,
     REGISTERS,
     Add,
     Convolve,
@@ -25,6 +26,7 @@ from mobilenets.compiler.steps import (
     Normalise,
     Pack,
     PoolMap,
+    Precision,
     Scale,
     Softmax,
     Step,
@@ -49,6 +51,7 @@ class Plan:
     """The whole program."""
 
     spec: Spec
+    precision: Precision
     steps: tuple[Step, ...]
     places: dict[int, Place] = field(repr=False)
     """By `id` of a map that is held whole."""
@@ -79,27 +82,32 @@ class Plan:
         return self.places[id(at)].offset
 
 
-def plan(spec: Spec, network: Network) -> Plan:
+def plan(spec: Spec, network: Network, precision: Precision = FP32) -> Plan:
     """The steps of `network`, which `fold` made of a checkpoint of `spec`."""
-    builder = _Builder(spec)
+    builder = _Builder(spec, precision)
     current = builder.picture()
     for index, block in enumerate(network.blocks):
         current = builder.block(f"blocks.{index}", block, current)
     current = builder.pool("pool", current)
     for convolution in network.head:
         current = builder.convolve(convolution, current)
+    current.precision = FP32  # the logits, which nothing reads but the caller
     _share_borders(builder.steps)
     steps = in_strips(builder.steps)
     places, size = _allocate(steps, current)
     rings, ring_size = lay_rings(steps)
-    return Plan(spec, steps, places, current, size, rings, ring_size)
+    return Plan(spec, precision, steps, places, current, size, rings, ring_size)
+
+
+_PIXELS_BF16 = 8
+"""Of a tile of a depthwise convolution in bf16: two vectors of sums each, beside a row of its weights."""
 
 
 class _Builder:
     """Collects steps; every method returns the map that its last step writes."""
 
-    def __init__(self, spec: Spec):
-        self.spec = spec
+    def __init__(self, spec: Spec, precision: Precision):
+        self.spec, self.precision = spec, precision
         self.steps: list[Step] = []
 
     def picture(self) -> Map:
@@ -107,6 +115,9 @@ class _Builder:
         seen = Map("picture", spec.channels, spec.resolution, spec.resolution, block=spec.channels)
         self.steps.append(Normalise("the picture, normalised", (), seen))
         return seen
+
+    def map(self, name: str, channels: int, rows: int, columns: int) -> Map:
+        return Map(name, channels, rows, columns, self.precision)
 
     def block(self, name: str, block: folding.Block, entering: Map) -> Map:
         if block.residual:  # the sum is of two maps that lie alike
@@ -130,9 +141,9 @@ class _Builder:
         return current
 
     def convolve(self, convolution: Convolution, entering: Map, *, add: Map | None = None) -> Map:
-        convolution = _with_whole_blocks(convolution)
+        convolution = _with_whole_blocks(convolution, self.precision.block)
         size = output_size(entering.rows, convolution.stride)
-        out = Map(convolution.path, convolution.c_out, size, size)
+        out = self.map(convolution.path, convolution.c_out, size, size)
         before = self._pad(entering, convolution, size)
         values = convolution.kernel**2 * convolution.c_in // convolution.groups
         self.steps.append(
@@ -153,16 +164,19 @@ class _Builder:
     def depthwise(self, convolution: Convolution, entering: Map) -> Map:
         entering = self._in_blocks(entering)
         size = output_size(entering.rows, convolution.stride)
-        out = Map(convolution.path, convolution.c_out, size, size)
+        out = self.map(convolution.path, convolution.c_out, size, size)
         before = self._pad(entering, convolution, size)
-        pixels = tuple(even_pixels(size, min(14, kind.sums - 5)) for kind in REGISTERS.values())
+        if self.precision == BF16:
+            pixels: tuple[int, ...] = (even_pixels(size, _PIXELS_BF16),)
+        else:
+            pixels = tuple(even_pixels(size, min(14, kind.sums - 5)) for kind in REGISTERS.values())
         title = _title(convolution, entering, out)
         self.steps.append(Depthwise(title, (entering,), out, convolution, before, pixels))
         return out
 
     def _in_blocks(self, entering: Map) -> Map:
         """A picture's pixels, one channel block each, for the kernels that are not made for pictures."""
-        if entering.block == BLOCK:
+        if entering.block == self.precision.block:
             return entering
         weight = np.eye(entering.channels)[:, :, None, None]
         return self.convolve(Convolution("picture.blocks", weight, np.zeros(entering.channels)), entering)
@@ -177,7 +191,7 @@ class _Builder:
 
     def pool(self, name: str, entering: Map) -> Map:
         entering = self._in_blocks(entering)
-        means = Map(name, entering.channels, 1, 1)
+        means = self.map(name, entering.channels, 1, 1)
         self.steps.append(PoolMap(f"{name}: the mean of each channel", (entering,), means))
         return means
 
@@ -191,17 +205,22 @@ class _Builder:
     def attention(self, attention: Attention, entering: Map, *, add: Map | None) -> Map:
         heads, dim = attention.heads, attention.key.c_out
         entering = self.depthwise(attention.norm, entering)
-        query = self.convolve(_heads_out(attention.query, heads, dim), entering)
+        wide = self._filled(dim)
+        query = self.convolve(_heads_out(attention.query, heads, dim, wide), entering)
         key = self._one_head(attention.key_reduce, attention.key, entering)
         value = self._one_head(attention.value_reduce, attention.value, entering)
         keys = key.rows * key.columns
-        padded, wide = _whole_blocks(keys), _whole_blocks(dim)
-        scores = Map(f"{attention.path}.scores", heads * padded, entering.rows, entering.columns)
-        mixed = Map(f"{attention.path}.mixed", heads * wide, entering.rows, entering.columns)
+        padded = self._filled(keys)
+        scores = self.map(f"{attention.path}.scores", heads * padded, entering.rows, entering.columns)
+        mixed = self.map(f"{attention.path}.mixed", heads * wide, entering.rows, entering.columns)
         self._product(f"{attention.path}: queries times keys", query, key, "keys", heads, wide, scores)
         self.steps.append(Softmax(f"{attention.path}: softmax", (scores,), scores, keys, heads))
         self._product(f"{attention.path}: scores times values", scores, value, "values", heads, padded, mixed)
-        return self.convolve(_heads_in(attention.output, heads, dim), mixed, add=add)
+        return self.convolve(_heads_in(attention.output, heads, dim, wide), mixed, add=add)
+
+    def _filled(self, channels: int) -> int:
+        """`channels` filled up to whole blocks."""
+        return -(-channels // self.precision.block) * self.precision.block
 
     def _one_head(self, reduce: Convolution | None, convolution: Convolution, entering: Map) -> Map:
         """The keys or the values, which all heads share."""
@@ -212,7 +231,7 @@ class _Builder:
     ) -> None:
         """`left` times `right`, head by head, as a convolution whose weights are `right`."""
         tiles, panel, panels_first = tiling(out, left, heads, values, pointwise=True)
-        weights = Map(f"{right.name}.packed", values * out.blocks // heads * BLOCK, 1, 1)
+        weights = self.map(f"{right.name}.packed", values * out.blocks // heads * out.block, 1, 1)
         self.steps.append(Pack(f"{right.name} as weights", (right,), weights, what, panel))
         self.steps.append(
             Convolve(title, (left, weights), out, None, heads, "none", 0, tiles, panel, panels_first)
@@ -228,14 +247,10 @@ def _title(convolution: Convolution, entering: Map, out: Map) -> str:
     return f"{convolution.path}: {side}{stride}, {maps}{out.channels} × {out.rows} × {out.columns}{active}"
 
 
-def _whole_blocks(channels: int) -> int:
-    return -(-channels // BLOCK) * BLOCK
-
-
-def _with_whole_blocks(convolution: Convolution) -> Convolution:
+def _with_whole_blocks(convolution: Convolution, block: int) -> Convolution:
     """Groups that do not fill whole blocks become one group, with zeros for weights between groups."""
     groups, (out, inputs, _, _) = convolution.groups, convolution.weight.shape
-    if groups == 1 or (inputs % BLOCK == 0 and out // groups % BLOCK == 0):
+    if groups == 1 or (inputs % block == 0 and out // groups % block == 0):
         return convolution
     dense = np.zeros((out, inputs * groups, convolution.kernel, convolution.kernel))
     each = out // groups
@@ -245,18 +260,18 @@ def _with_whole_blocks(convolution: Convolution) -> Convolution:
     return replace(convolution, weight=dense, groups=1)
 
 
-def _heads_out(convolution: Convolution, heads: int, dim: int) -> Convolution:
-    """Every head's output channels filled up to whole blocks."""
+def _heads_out(convolution: Convolution, heads: int, dim: int, wide: int) -> Convolution:
+    """Every head's output channels, `dim`, filled up to `wide`."""
     weight = convolution.weight.reshape(heads, dim, -1)
-    filled = np.pad(weight, ((0, 0), (0, _whole_blocks(dim) - dim), (0, 0)))
-    rows = heads * _whole_blocks(dim)
+    filled = np.pad(weight, ((0, 0), (0, wide - dim), (0, 0)))
+    rows = heads * wide
     return replace(convolution, weight=filled.reshape(rows, -1, 1, 1), bias=np.zeros(rows))
 
 
-def _heads_in(convolution: Convolution, heads: int, dim: int) -> Convolution:
+def _heads_in(convolution: Convolution, heads: int, dim: int, wide: int) -> Convolution:
     """The same for the input channels."""
     weight = convolution.weight.reshape(-1, heads, dim)
-    filled = np.pad(weight, ((0, 0), (0, 0), (0, _whole_blocks(dim) - dim)))
+    filled = np.pad(weight, ((0, 0), (0, 0), (0, wide - dim)))
     return replace(convolution, weight=filled.reshape(len(weight), -1, 1, 1))
 
 

@@ -9,10 +9,29 @@ from typing import NamedTuple
 
 from mobilenets.compiler.folding import Activation, Convolution
 
-BLOCK = 16
-"""Channels of a block of a map: the longest vector, so that one packing serves all."""
+LINE = 64
+"""Bytes of a cache line, and of the longest vector: a map's blocks of channels are so long."""
 ALIGNMENT = 16
 """Floats: a cache line."""
+
+
+class Precision(NamedTuple):
+    """In what numbers maps and weights lie in memory; sums are always fp32."""
+
+    name: str
+    size: int
+    """Bytes of a value."""
+
+    @property
+    def block(self) -> int:
+        """Channels of a block of a map: the longest vector, so that one packing serves all."""
+        return LINE // self.size
+
+
+FP32 = Precision("fp32", 4)
+BF16 = Precision("bf16", 2)
+"""By AVX512-BF16's products of pairs, or AMX."""
+PRECISIONS = {precision.name: precision for precision in (FP32, BF16)}
 
 
 @dataclass
@@ -23,12 +42,17 @@ class Map:
     channels: int
     rows: int
     columns: int
-    block: int = BLOCK
+    precision: Precision = FP32
+    block: int = 0
+    """Channels of a block; if none are named, as many as a cache line holds."""
     left: int = 0
     """Columns of zeros, as many as a reader's padding needs."""
     right: int = 0
     ring: int = 0
     """Rows that are held at a time, where it is not all of them."""
+
+    def __post_init__(self) -> None:
+        self.block = self.block or self.precision.block
 
     @property
     def held(self) -> int:
@@ -46,9 +70,19 @@ class Map:
         return self.rows * self.columns * self.channels
 
     @property
+    def row_bytes(self) -> int:
+        """What a row takes, borders and fill included."""
+        return self.blocks * (self.left + self.columns + self.right) * self.block * self.precision.size
+
+    @property
+    def bytes(self) -> int:
+        """What the rows that are held take."""
+        return self.held * self.row_bytes
+
+    @property
     def floats(self) -> int:
-        """Values that it takes, borders and fill included."""
-        return self.held * self.blocks * (self.left + self.columns + self.right) * self.block
+        """The same as a number of floats."""
+        return -(-self.bytes // FP32.size)
 
 
 class Tile(NamedTuple):
@@ -74,6 +108,8 @@ REGISTERS = {
     "scalar": Registers(1, 12),
 }
 """By kind of vector, in the order of the arguments of the macro `PICK` of `c/vectors.h`."""
+MATRIX_ROWS = 16
+"""Pixels of a tile of AMX's matrix unit."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +132,8 @@ class _Step:
 
     @property
     def bytes_moved(self) -> int:
-        """What it reads and writes, once each, as fp32."""
-        return 4 * (sum(at.values for at in self.reads) + self.writes.values)
+        """What it reads and writes, once each."""
+        return sum(at.values * at.precision.size for at in (*self.reads, self.writes))
 
 
 @dataclass(frozen=True)
@@ -118,7 +154,7 @@ class Convolve(_Step):
     activation: Activation
     before: int
     tiles: tuple[Tile, ...]
-    """One for each of `REGISTERS`."""
+    """One for each of `REGISTERS`; in bf16, for dot products and for AMX."""
     panel: int
     panels_first: bool
     add: Map | None = None
@@ -136,22 +172,26 @@ class Convolve(_Step):
     @property
     def panels(self) -> int:
         """Panels of output channels, over all groups."""
-        return self.groups * -(-self.writes.blocks // self.groups * BLOCK // self.panel)
+        return self.groups * -(-self.writes.blocks // self.groups * self.writes.block // self.panel)
+
+    @property
+    def weight_bytes(self) -> int:
+        """What its weights take, without fill; those of a picture are fp32."""
+        return 0 if self.convolution is None else self.convolution.weight.size * self.reads[0].precision.size
 
     @property
     def macs(self) -> int:
         """Inputs of a sum times sums."""
         if self.convolution is not None:
             return int(self.convolution.weight[0].size) * self.writes.values
-        width = self.writes.blocks // self.groups * BLOCK  # of the packed map, which every head reads
+        width = self.writes.blocks // self.groups * self.writes.block  # of the map that every head reads
         return self.reads[1].channels // width * self.writes.values
 
     @property
     def bytes_moved(self) -> int:
         """Its maps, its weights, and the shortcut."""
-        weights = 0 if self.convolution is None else self.convolution.weight.size
-        added = 0 if self.add is None else self.add.values
-        return super().bytes_moved + 4 * (weights + added)
+        added = 0 if self.add is None else self.add.values * self.add.precision.size
+        return super().bytes_moved + self.weight_bytes + added
 
     @property
     def units(self) -> int:
@@ -166,7 +206,7 @@ class Depthwise(_Step):
     convolution: Convolution
     before: int
     pixels: tuple[int, ...]
-    """One for each of `REGISTERS`."""
+    """One for each of `REGISTERS`; in bf16 one."""
 
     @property
     def kernel(self) -> int:
@@ -186,7 +226,7 @@ class Depthwise(_Step):
     @property
     def bytes_moved(self) -> int:
         """Its maps and its weights."""
-        return super().bytes_moved + 4 * self.convolution.weight.size
+        return super().bytes_moved + FP32.size * self.convolution.weight.size
 
 
 @dataclass(frozen=True)
@@ -253,7 +293,8 @@ class Strip(_Step):
     @property
     def bytes_moved(self) -> int:
         """Those of its stages without the maps between them, which stay in the cache."""
-        return sum(stage.bytes_moved for stage in self.stages) - 8 * sum(ring.values for ring in self.rings)
+        within = sum(ring.values * ring.precision.size for ring in self.rings)
+        return sum(stage.bytes_moved for stage in self.stages) - 2 * within
 
 
 Step = Normalise | Convolve | Depthwise | PoolMap | Scale | Add | Pack | Softmax | Strip

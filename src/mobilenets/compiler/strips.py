@@ -40,13 +40,13 @@ def in_strips(steps: Sequence[Step]) -> tuple[Step, ...]:
 
 def _hands_over_rows(chain: Sequence[Step], step: Step) -> bool:
     last = chain[-1]
-    large = 4 * last.writes.floats > FAR or (len(chain) > 1 and isinstance(last, Depthwise))
+    large = last.writes.bytes > FAR or (len(chain) > 1 and isinstance(last, Depthwise))
     added = isinstance(last, Convolve) and last.add is not None
     if not large or added or not _by_rows(last) or not _by_rows(step) or step.reads[0] is not last.writes:
         return False
     heights = _heights([*chain, step])
     rows = zip((each.writes for each in chain), heights, strict=True)
-    return sum(4 * at.floats // at.rows * height for at, height in rows) <= _RINGS
+    return sum(at.row_bytes * height for at, height in rows) <= _RINGS
 
 
 def _heights(chain: Sequence[Step]) -> list[int]:
@@ -65,7 +65,7 @@ def _by_rows(step: Step) -> bool:
         case Normalise() | Depthwise():
             return True
         case Convolve():
-            return step.convolution is not None and 4 * step.convolution.weight.size <= _WEIGHTS_OF_A_ROW
+            return step.convolution is not None and step.weight_bytes <= _WEIGHTS_OF_A_ROW
     return False
 
 

@@ -37,6 +37,8 @@ class Target:
     link: tuple[str, ...] = ("-shared", "-pthread")
     """What makes the library of objects."""
     threads: bool = True
+    paths_bf16: tuple[CodePath, ...] = ()
+    """Those for bf16, the best first; without any, it has none."""
 
     @property
     def runs_here(self) -> bool:
@@ -58,6 +60,13 @@ AVX512 = CodePath(
     ("-march=x86-64-v4",),
     _supports("avx512f", "avx512vl", "avx512bw", "avx512dq", "avx2", "fma", "bmi2"),
 )
+_BF16 = ("-march=x86-64-v4", "-mavx512bf16")
+AVX512_BF16 = CodePath("avx512_bf16", _BF16, f"{AVX512.condition} && {_supports('avx512bf16')}")
+_MAY_USE_TILES = "({ extern long syscall(long, ...); syscall(158, 0x1023, 18) == 0; })"
+"""Asks Linux for AMX's registers (arch_prctl, ARCH_REQ_XCOMP_PERM); it refuses where there are none."""
+AMX_BF16 = CodePath(
+    "amx_bf16", (*_BF16, "-mamx-tile", "-mamx-bf16"), f"{AVX512_BF16.condition} && {_MAY_USE_TILES}"
+)
 AVX2 = CodePath("avx2", ("-march=x86-64-v3",), _supports("avx2", "fma", "bmi2"))
 SSE2 = CodePath("sse2", ("-march=x86-64",))
 SCALAR = CodePath("scalar", ("-DVECTOR=1",))
@@ -70,13 +79,16 @@ NEON_FMA = CodePath("neon_fma", ("-mcpu=cortex-a7", "-mfpu=neon-vfpv4", *_VECTOR
 NEON_A9 = CodePath("neon", ("-mcpu=cortex-a9", "-mfpu=neon", *_VECTORS))
 SIMD128 = CodePath("simd128", ("-msimd128",))
 
+_FOR_BF16 = (AMX_BF16, AVX512_BF16) if sys.platform == "linux" else (AVX512_BF16,)
+
 _ABI = {"win32": "windows-gnu", "darwin": "macos"}.get(sys.platform, "linux-gnu.2.17")
 
 
-def _pc(*paths: CodePath) -> Target:
+def _pc(*paths: CodePath, bf16: tuple[CodePath, ...] = ()) -> Target:
     """This system on any x86-64."""
     return Target(
         paths=paths,
+        paths_bf16=bf16,
         zig=("-target", f"x86_64-{_ABI}", "-s"),
         macros=frozenset({"__x86_64__"}),
         machine=(sys.platform, "AMD64" if sys.platform == "win32" else "x86_64"),
@@ -99,10 +111,10 @@ def _cortex(core: str, fpu: str, macro: str) -> Target:
 
 
 TARGETS: dict[str, Target] = {
-    "native": Target(()),
-    "x86-64": _pc(AVX512, AVX2, SSE2),
+    "native": Target((), paths_bf16=_FOR_BF16 if platform.machine() in ("x86_64", "AMD64") else ()),
+    "x86-64": _pc(AVX512, AVX2, SSE2, bf16=_FOR_BF16),
     "x86-64-v3": _pc(AVX2),
-    "x86-64-v4": _pc(AVX512),
+    "x86-64-v4": _pc(AVX512, bf16=_FOR_BF16),
     "scalar": Target((SCALAR,), ("-mcpu=baseline",)),
     "aarch64-linux": Target(
         paths=(NEON,),

@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from mobilenets.compiler.steps import BLOCK, REGISTERS, Map, Registers, Tile
+from mobilenets.compiler.steps import BF16, FP32, MATRIX_ROWS, REGISTERS, Map, Registers, Tile
 
 
 def even_pixels(columns: int, most: int) -> int:
@@ -30,8 +30,8 @@ def tiling(out: Map, entering: Map, groups: int, values: int, *, pointwise: bool
     no filter between them.
     """
     chosen = tiled(1, out, groups)
-    width = out.blocks // groups * BLOCK
-    weights, maps = 4 * values * width * groups, 4 * entering.floats
+    width = out.blocks // groups * out.block
+    weights, maps = entering.precision.size * values * width * groups, entering.bytes
     rows_first = weights * (out.rows if weights > _NEAR else 1) + maps
     panels = groups * -(-width // chosen.panel)
     panels_first = maps * (panels if maps > _NEAR else 1) + weights
@@ -40,9 +40,17 @@ def tiling(out: Map, entering: Map, groups: int, values: int, *, pointwise: bool
     return (tiled(out.rows, out, groups) if pointwise else chosen)._replace(panels_first=True)
 
 
+_DOT = REGISTERS["avx512"].sums // 2
+"""Pixels whose sums, two vectors each, are held in registers."""
+
+
 def tiled(rows: int, out: Map, groups: int) -> Tiling:
     """Tiles that may reach over `rows` rows."""
-    width = out.blocks // groups * BLOCK
+    if out.block == BF16.block:  # one block of channels, two vectors
+        return Tiling(
+            tuple(Tile(even_pixels(out.columns, most), 2) for most in (_DOT, MATRIX_ROWS)), out.block, False
+        )
+    width = out.blocks // groups * out.block
     tiles = tuple(_tile(rows, out.columns, width, kind) for kind in REGISTERS.values())
     return Tiling(tiles, tiles[0].vectors * REGISTERS["avx512"].lanes, False)
 
@@ -82,4 +90,4 @@ def _tile(rows: int, columns: int, width: int, kind: Registers) -> Tile:
 
 def _fits(channels: int, width: int) -> bool:
     """Whether tiles of `channels` start at blocks, or lie inside one."""
-    return channels <= width and (channels % BLOCK == 0 or BLOCK % channels == 0)
+    return channels <= width and (channels % FP32.block == 0 or FP32.block % channels == 0)

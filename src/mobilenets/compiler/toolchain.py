@@ -111,8 +111,14 @@ def _answering(command: tuple[str, ...], target: Target) -> Compiler | None:
     return Compiler(command, done.stdout.strip().splitlines()[0], target)
 
 
-def code_paths(compiler: Compiler) -> tuple[CodePath, ...]:
-    """The paths of the compiler's target, the best first."""
+def code_paths(compiler: Compiler, precision: str = "fp32") -> tuple[CodePath, ...]:
+    """The paths of the compiler's target, the best first.
+
+    Raises `EnvironmentFault` for bf16 where the target, or for `native` this processor, has no instructions
+    for it.
+    """
+    if precision == "bf16":
+        return _paths_bf16(compiler)
     if compiler.target.paths:
         return compiler.target.paths
     for flag in ("-march=native", "-mcpu=native"):
@@ -121,6 +127,23 @@ def code_paths(compiler: Compiler) -> tuple[CodePath, ...]:
             if macro in defined and path.flags == (flag,):
                 return (path,)
     return (SCALAR,)
+
+
+def _paths_bf16(compiler: Compiler) -> tuple[CodePath, ...]:
+    target = compiler.target
+    if not target.paths_bf16:
+        able = ", ".join(name for name, each in TARGETS.items() if each.paths_bf16)
+        raise EnvironmentFault(
+            f"bf16 wants AVX512-BF16, which this target has not; targets that may: {able or 'none'}.",
+            remedy="Leave out --precision bf16.",
+        )
+    if not target.paths and "__AVX512BF16__" not in compiler.macros(["-march=native"]):
+        raise EnvironmentFault(
+            "bf16 wants AVX512-BF16, which this processor has not (Intel's since Cooper Lake and Sapphire "
+            "Rapids, AMD's since Zen 4 have it).",
+            remedy="Leave out --precision bf16, or compile for another machine with --target x86-64-v4.",
+        )
+    return target.paths_bf16
 
 
 def paths_header(paths: Sequence[CodePath], *, threads: bool = True) -> str:
@@ -183,7 +206,7 @@ def cached_library(program: Program, *, interface: str = "model", progress: Prog
     `interface` is as in `compile_library`.
     """
     compiler = find_compiler()
-    paths = code_paths(compiler)
+    paths = code_paths(compiler, program.precision)
     parts = {
         "files": program.files,
         "paths": paths_header(paths),

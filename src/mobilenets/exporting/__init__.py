@@ -27,7 +27,7 @@ from mobilenets.runtime import ENGINES, Session
 from mobilenets.runtime.bundle import Bundle, is_bundle, read_bundle
 from mobilenets.runtime.torch_session import TorchSession
 from mobilenets.text import count, file_name, printable
-from mobilenets.tolerances import LOGITS_RELATIVE, Agreement, agreement
+from mobilenets.tolerances import LOGITS, Agreement, agreement
 
 __all__ = ["FORMATS", "OPSETS", "Format", "export"]
 
@@ -40,6 +40,7 @@ def export(
     pictures: str | Path | None = None,
     opset: int = OPSETS[0],
     target: str = "native",
+    precision: str = "fp32",
     single_threaded: bool = False,
     progress: Progress = SILENT,
 ) -> Bundle:
@@ -51,14 +52,19 @@ def export(
     stands there is replaced; anything else is an `InputError`.
 
     The golden pictures are generated; up to `golden.MAX_TAKEN` from the folder `pictures` are added.
-    `target` (a key of `compiler.targets.TARGETS`) and `single_threaded` are for C. What another machine
-    runs cannot be opened here: then the same source is compiled for this machine too, and compared.
+    `target` (a key of `compiler.targets.TARGETS`), `precision` (`fp32` or `bf16`) and `single_threaded` are
+    for C. What another machine runs cannot be opened here: then the same source is compiled for this machine
+    too, and compared.
 
     Raises `GateFailed`, with nothing written, where the result does not compute what `model` does.
     """
     if to not in FORMATS:
         raise UnknownName("format", to, FORMATS)
     chosen = FORMATS[to]
+    if precision not in LOGITS:
+        raise UnknownName("precision", precision, LOGITS)
+    if precision != "fp32" and to != "c":
+        raise InputError(f"{chosen.title} is written in fp32 alone; {precision} is for C (--to c).")
     checkpoint, file = _source(model)
     folder = _destination(Path(out) if out is not None else _beside(checkpoint, file, to))
     check_destination(folder)
@@ -73,7 +79,7 @@ def export(
             )
     progress.say(f"Converting {printable(checkpoint.spec.name)} to {chosen.title} …")
     with replacing_folder(folder) as building:
-        asked = Options(opset, target, not single_threaded, progress)
+        asked = Options(opset, target, not single_threaded, precision, progress)
         chosen.write(checkpoint, building, asked)
         files = golden.save(images, building / golden.FOLDER)
         pixels = _prepared(files, checkpoint)
@@ -81,7 +87,7 @@ def export(
         unproven = contents.unproven(building, checkpoint, to, chosen.engine, chosen.model_file(asked))
         runs_here = chosen.runs_here(asked)
         session = ENGINES[chosen.engine](unproven if runs_here else checkpoint, None)
-        found = _compare(session, pixels, logits, to, file)
+        found = _compare(session, pixels, logits, to, file, LOGITS[precision])
         progress.say(_sentence(found))
         proof = contents.Proof(files, pixels, logits, found, taken_count)
         contents.write(unproven, checkpoint, proof, chosen, asked, source_file=file)
@@ -124,15 +130,20 @@ def _prepared(files: list[Path], checkpoint: Checkpoint) -> NDArray[np.uint8]:
 
 
 def _compare(
-    session: Session, pixels: NDArray[np.uint8], logits: NDArray[np.float32], to: str, source: Path | None
+    session: Session,
+    pixels: NDArray[np.uint8],
+    logits: NDArray[np.float32],
+    to: str,
+    source: Path | None,
+    tolerance: float,
 ) -> Agreement:
     """The worse of two comparisons with the source's logits: one picture at a time, and all at once."""
     if not np.isfinite(logits).all():
         raise CheckpointError(
             "its network gives NaN or infinity, so there is nothing to compare with.", file=source
         )
-    single = agreement(logits, np.concatenate([session.run(one[None]) for one in pixels]))
-    together = agreement(logits, session.run(pixels))
+    single = agreement(logits, np.concatenate([session.run(one[None]) for one in pixels]), tolerance)
+    together = agreement(logits, session.run(pixels), tolerance)
     found = max(single, together, key=lambda each: (not each.holds, each.relative))
     if not found.holds:
         used = ", ".join(f"{name} {version}" for name, version in contents.versions(to).items())
@@ -148,7 +159,7 @@ def _compare(
 def _sentence(found: Agreement) -> str:
     return (
         f"Compared with torch on {count(found.n, 'picture')}, alone and together: logits at most "
-        f"{found.relative:.1e} of their spread apart (allowed {LOGITS_RELATIVE:.0e}), "
+        f"{found.relative:.1e} of their spread apart (allowed {found.tolerance:.0e}), "
         f"same best class on {found.top1_agreement:.0%}."
     )
 

@@ -16,17 +16,26 @@ WASM_PROGRAM = "model.mjs"
 """Runs `model.wasm` in a browser or in Node."""
 
 
-def write_c(checkpoint: Checkpoint, folder: Path, target: str, threads: bool, progress: Progress) -> None:
+def write_c(
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    target: str,
+    precision: str,
+    threads: bool,
+    progress: Progress,
+) -> None:
     """The source of `checkpoint` into `folder`/c, and the library of it for `target` into `folder`.
 
-    Without `threads`, there is no code for any. Raises `UnknownName` for a target that there is none of,
-    `EnvironmentFault` without a C compiler.
+    Without `threads`, there is no code for any. Raises `UnknownName` for a target or a precision that there
+    is none of, `EnvironmentFault` without a C compiler, or where the target cannot compute in `precision`.
     """
+    program = translate(checkpoint, precision=precision)
     compiler = find_compiler(target)
-    paths = code_paths(compiler)
+    paths = code_paths(compiler, precision)
     sources = folder / SOURCES
     threads = threads and compiler.target.threads
-    write_sources(translate(checkpoint), paths, sources, threads=threads)
+    write_sources(program, paths, sources, threads=threads)
     write_text(sources / "CMakeLists.txt", _cmake(paths, compiler.target, threads))
     _copy("c/main.c", sources)
     library = compile_library(sources, paths, compiler, progress=progress)

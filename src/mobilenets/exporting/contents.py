@@ -20,7 +20,7 @@ from mobilenets.exporting.formats import Format, Options
 from mobilenets.files import sha256, write_bytes, write_json, write_text
 from mobilenets.runtime.bundle import CERTIFICATE_FILE, MANIFEST_FILE, TRAINED_ON_FILE, Bundle, bundle_json
 from mobilenets.text import printable
-from mobilenets.tolerances import LOGITS_RELATIVE, Agreement
+from mobilenets.tolerances import Agreement
 
 SUPPORT = "support"
 SUPPORTING = ("errors", "preprocessing", "text", "tolerances")
@@ -85,7 +85,8 @@ def write(
     now = datetime.now(UTC)
     certificate = _certificate(bundle, checkpoint, proof, source_file, now)
     certificate["versions"] = {"mobilenets": __version__, **versions(bundle.format, asked.target)}
-    certificate["candidate"] |= {"target": asked.target} if bundle.format == "c" else {}
+    if bundle.format == "c":
+        certificate["candidate"] |= {"target": asked.target, "precision": asked.precision}
     certificate["candidate"]["ran"] = format.runs_here(asked)
     write_json(folder / CERTIFICATE_FILE, certificate)
     write_json(folder / "golden.json", _golden_json(folder, proof))
@@ -151,7 +152,7 @@ def _certificate(
             "max_difference": found.max_difference,
             "reference_std": found.reference_std,
             "relative": found.relative,
-            "tolerance": LOGITS_RELATIVE,
+            "tolerance": found.tolerance,
             "rule": "max |logit - reference logit| <= tolerance * standard deviation of the reference "
             "logits, and the same best class on every picture where rounding cannot decide it",
             "top1_agreement": found.top1_agreement,

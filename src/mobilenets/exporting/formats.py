@@ -21,6 +21,8 @@ class Options:
     """C: a key of `compiler.targets.TARGETS`."""
     threads: bool = True
     """C: without it, there is no code for threads."""
+    precision: str = "fp32"
+    """C: a key of `compiler.steps.PRECISIONS`."""
     progress: Progress = SILENT
 
 
@@ -63,7 +65,12 @@ FORMATS: dict[str, Format] = {
         engine="compiled",
         model_file=lambda asked: TARGETS[asked.target].product,
         write=lambda checkpoint, folder, asked: c.write_c(
-            checkpoint, folder, asked.target, asked.threads, asked.progress
+            checkpoint,
+            folder,
+            target=asked.target,
+            precision=asked.precision,
+            threads=asked.threads,
+            progress=asked.progress,
         ),
         needs=("numpy>=2.0", "pillow>=11.0"),
         program="c",

@@ -1,104 +1,9 @@
-/* The kernels of a MobileNet in fp32, for vectors of any length.
- *
- * A feature map lies in memory as rows × blocks of channels × columns × channels of a block, so that a
- * vector holds neighbouring channels of one pixel and a line of pixels is contiguous:
- *
- *     value(y, x, c) = map[y * row + c / block * plane + (left + x) * block + c % block]
- *
- * Columns of zeros to the left and to the right of a map are a convolution's padding. Rows of padding are
- * not stored: a kernel is told which rows of its filter lie inside the map. Channels that fill up the last
- * block are zero. A map that is read soon after it is written is held a few rows at a time: row y lies where
- * row y % held does.
- *
- * Every shape is a constant where a kernel is called, every function is inlined, and the loops over a tile
- * are unrolled, so that its sums stay in registers.
- */
+/* The kernels of a MobileNet in fp32, for vectors of any length; maps.h says how a map lies in memory. */
 #ifndef KERNELS_H
 #define KERNELS_H
 
-#include <stddef.h>
-
-#include "vectors.h"
-
-/* The file that includes this one says what MAX_KERNEL, the largest side of a filter, is. */
 #define BLOCK 16       /* channels of a block */
-#define MAX_SUMS 32    /* the most vectors of sums in a tile */
-
-typedef struct {
-    int channels, rows, columns;
-    int left, right;    /* columns of zeros */
-    int block;          /* BLOCK; in a picture, its channels */
-    int held;           /* rows in memory: all of them, or a ring */
-} Map;
-
-typedef struct {
-    Map in, out;
-    int kernel, stride, before;     /* before: padding above and to the left */
-    int groups;                     /* parts of the channels, whole blocks each, that are convolved alone */
-    Activation activation;
-    int pixels, vectors;            /* the tile: pixels of a row × vectors of output channels */
-    int tall;                       /* rows of a tile: where it is more than one, rows are whole and pointwise */
-    int panel;                      /* output channels that lie side by side in the packed weights */
-} Convolution;
-
-typedef struct {
-    Map in, out;
-    int kernel, stride, before;
-    Activation activation;
-    int pixels;                     /* the tile: pixels of a row × one vector of channels */
-} Depthwise;
-
-/* From `first` to before `last`: the rows, panels or blocks that a thread works on, the rows of a filter. */
-typedef struct {
-    int first, last;
-} Range;
-
-INLINE int smaller_of(int a, int b) { return a < b ? a : b; }
-INLINE int larger_of(int a, int b) { return a > b ? a : b; }
-INLINE int blocks(Map map) { return (map.channels + map.block - 1) / map.block; }
-INLINE int plane(Map map) { return (map.left + map.columns + map.right) * map.block; }
-INLINE int row(Map map) { return blocks(map) * plane(map); }
-INLINE size_t at_row(Map map, int y) { return (size_t)(y % map.held) * (size_t)row(map); }
-
-/* Columns of zeros beside every block of a row. */
-INLINE void clear_borders(Map map, float *line) {
-    for (int b = 0; b < blocks(map); b++, line += plane(map)) {
-        __builtin_memset(line, 0, sizeof(float) * (size_t)(map.left * map.block));
-        __builtin_memset(line + (map.left + map.columns) * map.block, 0, sizeof(float) * (size_t)(map.right * map.block));
-    }
-}
-
-/* The share of one of `parts` threads in some units of work. */
-INLINE Range share(int units, int part, int parts) {
-    return (Range){units * part / parts, units * (part + 1) / parts};
-}
-
-/* Which rows of a filter lie inside the map when it computes row y. */
-INLINE Range inside(int kernel, int stride, int before, int rows, int y) {
-    int top = y * stride - before;
-    return (Range){larger_of(0, -top), smaller_of(kernel, rows - top)};
-}
-
-/* The rows of a map that some rows of the convolution over it read. */
-INLINE Range reach(int kernel, int stride, int before, int rows, Range out) {
-    return (Range){larger_of(0, out.first * stride - before),
-                   smaller_of(rows, (out.last - 1) * stride - before + kernel)};
-}
-
-/* Rows of a picture: bytes become numbers, normalised channel by channel. */
-INLINE void normalise(Map out, const uint8_t *pixels, const float *factor, const float *offset, float *to, Range rows) {
-    const int width = out.columns * out.block;
-    for (int y = rows.first; y < rows.last; y++) {
-        clear_borders(out, to + at_row(out, y));
-        float *line = to + at_row(out, y) + out.left * out.block;
-        const uint8_t *from = pixels + (size_t)y * width;
-        int i = 0;
-        for (; i + VECTOR <= width; i += VECTOR)
-            store(line + i, load_bytes(from + i) * load(factor + i) + load(offset + i));
-        for (; i < width; i++)
-            line[i] = (float)from[i] * factor[i] + offset[i];
-    }
-}
+#include "maps.h"
 
 /* Weights of later panels and layers lie behind those in use: a tile fetches its part of what comes AHEAD. */
 #define AHEAD (384 * 1024 / (int)sizeof(float))
@@ -186,12 +91,6 @@ INLINE void convolve_panel(Convolution s, int tall, int panel, const float *cons
     }
 }
 
-/* How many panels the output channels have, over all groups. */
-INLINE int panels(Convolution s) {
-    const int width = blocks(s.out) / s.groups * BLOCK;
-    return s.groups * ((width + s.panel - 1) / s.panel);
-}
-
 /* `tall` rows of output from row y on, some panels. `shared` weights are the same for every group. */
 INLINE void convolve_rows(Convolution s, int tall, const float *in, int y, const float *weights, const float *bias,
                           int shared, float *out, const float *add, Range some, int lines_ahead) {
@@ -222,7 +121,7 @@ INLINE void convolve(Convolution s, int panels_first, const float *in, const flo
                      int shared, float *out, const float *add, Range rows, Range some) {
     if (some.first == 0)
         for (int y = rows.first; y < rows.last; y++)
-            clear_borders(s.out, out + at_row(s.out, y));
+            clear_borders(s.out, out + at_row(s.out, y), sizeof *out);
     const int rest = s.out.rows % s.tall;
     const int tiles = (s.out.rows + s.tall - 1) / s.tall * ((s.out.columns + s.pixels - 1) / s.pixels);
     const int lines_ahead = panels_first && !shared && s.kernel == 1 && tiles > 2 ? (s.panel + tiles - 1) / tiles : 0;
@@ -274,7 +173,7 @@ INLINE void depthwise(Depthwise s, const float *in, const float *weights, const 
                       Range some) {
     for (int y = rows.first; y < rows.last; y++) {
         if (some.first == 0)
-            clear_borders(s.out, out + at_row(s.out, y));
+            clear_borders(s.out, out + at_row(s.out, y), sizeof *out);
         const Range filter = inside(s.kernel, s.stride, s.before, s.in.rows, y);
         const float *lines[MAX_KERNEL];
         for (int ky = filter.first; ky < filter.last; ky++)
@@ -321,7 +220,7 @@ INLINE void scale(Map map, float *values, const float *gates, Range rows) {
 /* The shortcut: some rows of two maps of one shape but for their borders. */
 INLINE void sum(Map a_map, const float *a, Map b_map, const float *b, Map out_map, float *out, Range rows) {
     for (int y = rows.first; y < rows.last; y++) {
-        clear_borders(out_map, out + y * row(out_map));
+        clear_borders(out_map, out + y * row(out_map), sizeof *out);
         for (int i = 0; i < blocks(out_map); i++) {
             const float *from = a + y * row(a_map) + i * plane(a_map) + a_map.left * BLOCK;
             const float *other = b + y * row(b_map) + i * plane(b_map) + b_map.left * BLOCK;

@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 from predict import HERE, Classifier
-from support.tolerances import LOGITS_RELATIVE, agreement
+from support.tolerances import agreement
 
 YOURS_TO_CHANGE = ("README.md", "predict.py", "requirements.txt")
 
@@ -33,6 +33,7 @@ def changed_files() -> list[str]:
 def check_pictures() -> list[str]:
     """Print one line for every golden picture; one sentence for every disagreement."""
     golden = json.loads((HERE / "golden.json").read_text(encoding="utf-8"))["pictures"]
+    tolerance = json.loads((HERE / "certificate.json").read_text(encoding="utf-8"))["comparison"]["tolerance"]
     classifier = Classifier()
     pixels = [classifier.pixels(HERE / picture["file"]) for picture in golden]
     expected = np.array([picture["logits"] for picture in golden], dtype=np.float32)
@@ -47,10 +48,10 @@ def check_pictures() -> list[str]:
         if not same:
             complaints.append(f"{picture['file']}: Pillow prepares other pixels here than where it was made.")
     for way, logits in (("one at a time", single), ("all together", together)):
-        found = agreement(expected, logits)
+        found = agreement(expected, logits, tolerance)
         print(
             f"{found.n} pictures {way}: {found.relative:.1e} of the logits' spread apart "
-            f"(allowed {LOGITS_RELATIVE:.0e}), same best class on {found.top1_agreement:.0%}"
+            f"(allowed {tolerance:.0e}), same best class on {found.top1_agreement:.0%}"
         )
         if not found.holds:
             complaints.append(f"the model computes something else here ({way}).")
