@@ -55,6 +55,12 @@ def checkpoint():
     return calibrated()
 
 
+@pytest.fixture(scope="module")
+def library_here(checkpoint) -> Path:
+    """The library of `checkpoint` for this machine."""
+    return toolchain.cached_library(translate(checkpoint))
+
+
 def processor_flags():
     return Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
 
@@ -214,6 +220,53 @@ def test_threads_and_runs_give_the_same_bits(checkpoint):
         session = open_session(checkpoint, engine="compiled", threads=threads)
         for _ in range(3):
             np.testing.assert_array_equal(session.run(pixels), once)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_batches_shared_by_picture_give_the_same_bits(checkpoint, library_here, threads):
+    """Fewer pictures than threads, as many, more, with and without a rest."""
+    library, alone = Library(library_here, threads), Library(library_here, 1)
+    for n in (1, 2, 3, 5, 8, 1):
+        pixels = pictures(checkpoint.spec, n, seed=n)
+        np.testing.assert_array_equal(library.run(pixels), alone.run(pixels))
+
+
+def test_memory_for_batches_is_taken_when_one_comes(checkpoint, library_here):
+    before, library = set(threading.enumerate()), Library(library_here, 3)
+    library.run(pictures(checkpoint.spec, 2))
+    assert set(threading.enumerate()) == before
+    library.run(pictures(checkpoint.spec, 3))
+    assert 1 <= len(set(threading.enumerate()) - before) <= 2  # one may have done the work of two
+    library.close()
+    assert set(threading.enumerate()) == before
+
+
+def test_a_closed_library_runs_no_more(checkpoint, library_here):
+    for n in (1, 4):
+        library = Library(library_here, 2)
+        library.run(pictures(checkpoint.spec, n))
+        library.close()
+        library.close()
+        with pytest.raises(ValueError, match="closed"):
+            library.run(pictures(checkpoint.spec, n))
+
+
+def test_a_stopped_batch_leaves_nobody_at_work(checkpoint, library_here, monkeypatch):
+    """Ctrl-C reaches the first thread alone; the next batch is right."""
+    library, pixels = Library(library_here, 2), pictures(checkpoint.spec, 8)
+    expected = library.run(pixels)
+    run = library._functions.model_run
+
+    def stopped(memory, *rest):
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        return run(memory, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(library._functions, "model_run", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            library.run(pixels)
+    np.testing.assert_array_equal(library.run(pixels), expected)
 
 
 def test_sessions_run_side_by_side(checkpoint):
