@@ -12,6 +12,8 @@ import pytest
 from mobilenets import checkpoint as checkpoints
 from mobilenets.cli import run_command
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 
 @pytest.fixture(scope="module")
 def run(shapes_folder, tmp_path_factory):
@@ -88,7 +90,7 @@ def test_a_trained_model_is_summarised_compared_and_evaluated(run, shapes_folder
     figures = json.loads(out)
     assert (figures["split"], figures["accuracy"]["n"], figures["trained_on"]) == ("test", 18, 0)
     assert figures["accuracy"] == json.loads((run / "metrics.json").read_text())["accuracy"]
-    assert "split 'test'" in err
+    assert "split 'test' · engine: " in err
     assert run_command(["evaluate", str(run), str(shapes_folder), "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["trained_on"] == 84
@@ -100,8 +102,10 @@ def test_a_trained_model_is_summarised_compared_and_evaluated(run, shapes_folder
 def test_predict_prints_a_table_json_and_csv(run, shapes_folder, tmp_path, capsys):
     pictures = [str(shapes_folder / "disc" / "00.png"), str(shapes_folder / "square")]
     assert run_command(["predict", str(run), *pictures, "--top", "2", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    rows = json.loads(out)
     assert len(rows) == 41
+    assert "41 pictures · engine: " in err
     assert len(rows[0]["labels"]) == 2
     assert rows[0]["labels"][0]["probability"] >= rows[0]["labels"][1]["probability"]
     file = tmp_path / "p.csv"

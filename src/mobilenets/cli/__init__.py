@@ -41,6 +41,14 @@ Target = Annotated[
     typer.Option(metavar="NAME", help="C: native, x86-64 (any PC), aarch64-linux, wasm32, cortex-m4 …"),
 ]
 SingleThreaded = Annotated[bool, typer.Option("--single-threaded", help="C: leave out the code for threads.")]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="compiled, onnxruntime, openvino, torch. [default: a bundle's own; a checkpoint is compiled, "
+        "once, or runs in torch where it cannot be]",
+    ),
+]
 Folder = Annotated[
     Path,
     typer.Argument(
@@ -175,9 +183,7 @@ def evaluate(
         str | None,
         typer.Option(metavar="train|val|test|all", help="[default: test where there is one, else all]"),
     ] = None,
-    engine: Annotated[
-        str | None, typer.Option(metavar="NAME", help="compiled, onnxruntime, openvino, torch.")
-    ] = None,
+    engine: Engine = None,
     json: Json = False,
 ) -> None:
     """Score a model on labelled pictures: accuracy, balanced accuracy, per class, confusion."""
@@ -192,10 +198,8 @@ def predict(
     pictures: Annotated[
         list[Path], typer.Argument(metavar="IMAGE|FOLDER…", help="Pictures, or folders of them.")
     ],
-    top: Annotated[int, typer.Option(metavar="N", help="How many labels per picture.")] = 3,
-    engine: Annotated[
-        str | None, typer.Option(metavar="NAME", help="compiled, onnxruntime, openvino, torch.")
-    ] = None,
+    top: Annotated[int, typer.Option(metavar="N", min=1, help="How many labels per picture.")] = 3,
+    engine: Engine = None,
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write a CSV file.")] = None,
     json: Json = False,
 ) -> None:

@@ -6,6 +6,7 @@
     emission   C: a function for every kind of convolution, one for each step
     targets    the machines that there can be libraries for
     toolchain  the C compiler, and a cache of libraries
+    kept       a checkpoint's library in that cache, found without compiling anything
 
 The kernels are written by hand, in `c/kernels.h`; docs/compiler.md explains them.
 """

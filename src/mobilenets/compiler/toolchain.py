@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -190,25 +191,24 @@ def cached_library(program: Program, *, interface: str = "model", progress: Prog
         "flags": [FLAGS, [path.flags for path in paths]],
         "interface": interface,
         "compiler": compiler.version,
-        "machine": _machine(),
+        "machine": instructions(),
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     key.update(program.weights.astype("<f4").tobytes())
     kept = caches() / "compiled" / key.hexdigest()[:32]
     if not (kept / LIBRARY).is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
         with replacing_folder(kept) as building:
             write_sources(program, paths, building)
             compile_library(building, paths, compiler, interface=interface, progress=progress)
     return kept / LIBRARY
 
 
-def _machine() -> str:
+def instructions() -> str:
     """What `-march=native` depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return "unknown"
+        return f"{platform.system()} {platform.machine()} {platform.processor()}"
     return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
 
 
