@@ -290,7 +290,12 @@ def test_importing_values_and_engine_brings_no_torch():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["summary", "mobilenet_v2_100", "--json"], ["weights", "v3", "--json"]]
+    "arguments",
+    [
+        ["summary", "mobilenet_v2_100", "--json"],
+        ["summary", "mobilenet_v2_100", "--target", "native", "--json"],
+        ["weights", "v3", "--json"],
+    ],
 )
 def test_reading_networks_on_the_command_line_brings_no_torch(arguments):
     """`mobilenets summary` and `mobilenets weights` answer at once."""

@@ -11,6 +11,7 @@ import pytest
 
 from mobilenets import checkpoint as checkpoints
 from mobilenets.cli import run_command
+from mobilenets.compiler import translate
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -71,6 +72,28 @@ def test_summary_prints_the_layer_table(capsys):
     assert "3,504,872" in out
     assert "300,774,272" in out
     assert "depthwise 3×3 /2" in out
+
+
+def test_summary_knows_the_memory_of_the_compiled_network(run, capsys):
+    """The same from a name's shapes as from a model's weights; one number a line, and without it none."""
+    words = ["summary", "mobilenet_v3_small_035", "--resolution", "32", "--classes", "3", "--json"]
+    assert run_command([*words, "--target", "cortex-m4"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    program = translate(checkpoints.load(run))
+    assert f"#define MODEL_ARENA_BYTES {found['arena_bytes']} " in program.files["model.h"]
+    assert f"#define MODEL_RING_BYTES {found['ring_bytes']} " in program.files["model.h"]
+    assert found["weights_bytes"] == program.weights.nbytes
+    assert (found["target"], found["threads"]) == ("cortex-m4", False)
+    assert run_command(["summary", str(run), "--target", "native", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again | {"name": "", "layers": [], "target": "cortex-m4", "threads": False} == found | {
+        "name": "",
+        "layers": [],
+    }
+    assert run_command(["summary", str(run), "--target", "native"]) == 0
+    assert f"{found['arena_bytes']:,} bytes" in capsys.readouterr().out
+    assert run_command(words) == 0
+    assert "arena_bytes" not in json.loads(capsys.readouterr().out)
 
 
 def test_compare_states_the_papers_ratios(capsys):
@@ -167,6 +190,7 @@ BAD = [
     (["summary", "mobilenet_v2_100", "--resolution", "31"], "resolution is 31"),
     (["summary", "mobilenet_v2_100", "--classes", "0"], "classes is 0"),
     (["summary", "mobilenet_v2_100", "--resoluton", "32"], "--resolution"),
+    (["summary", "mobilenet_v2_100", "--target", "cortex-m8"], "Did you mean 'cortex-m"),
     (["trian", "x"], "Did you mean 'train'"),
     (["compare", "mobilenet_v2_100"], "two or more"),
     (["summary", "missing.safetensors"], "no such model file"),

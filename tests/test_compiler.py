@@ -20,6 +20,7 @@ from calibrated import TINY, calibrated
 from mobilenets import zoo
 from mobilenets.compiler import plan_of, strips, targets, toolchain, translate
 from mobilenets.compiler.emission import comment, text
+from mobilenets.compiler.packing import weights_bytes
 from mobilenets.compiler.steps import REGISTERS, Convolve, Strip
 from mobilenets.errors import CheckpointError, EnvironmentFault
 from mobilenets.exporting import export
@@ -375,6 +376,13 @@ def test_maps_that_are_alive_together_do_not_overlap(checkpoint):
             together = one.first <= other.last and other.first <= one.last
             apart = one.offset + size <= other.offset or other.offset + other_size <= one.offset
             assert apart or not together
+
+
+def test_shapes_are_enough_to_know_the_memory(checkpoint):
+    plan, same = plan_of(checkpoint), plan_of(checkpoint.spec)
+    assert (same.arena_bytes, same.ring_bytes) == (plan.arena_bytes, plan.ring_bytes)
+    assert [step.title for step in same.steps] == [step.title for step in plan.steps]
+    assert weights_bytes(same) == translate(checkpoint).weights.nbytes
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2_100", "mobilenet_v4_hybrid_medium"])

@@ -91,10 +91,18 @@ def summary(
     model: Annotated[str, typer.Argument(metavar="NAME|MODEL", help="A network's name, or a model.")],
     resolution: Resolution = None,
     classes: Annotated[int | None, typer.Option(metavar="N", help="Number of classes.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Also the exact memory of the compiled network, for the targets of `compile`: the same for "
+            "all of them, but that wasm32 and cortex-m4, -m7, -m55 have one thread only.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show a network layer by layer: shapes, parameters, MACs and their share."""
-    networks.summary(model, resolution, classes, json)
+    networks.summary(model, resolution, classes, target, json)
 
 
 @app.command()

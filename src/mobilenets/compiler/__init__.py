@@ -11,17 +11,24 @@
 The kernels are written by hand, in `c/kernels.h`; docs/compiler.md explains them.
 """
 
+import numpy as np
+
+from mobilenets import spec as specs
 from mobilenets.checkpoint import Checkpoint
 from mobilenets.compiler.emission import Program, emit
 from mobilenets.compiler.folding import fold
 from mobilenets.compiler.planning import Plan, plan
+from mobilenets.spec import Spec
 
 __all__ = ["Plan", "Program", "plan_of", "translate"]
 
 
-def plan_of(checkpoint: Checkpoint) -> Plan:
-    """The steps, tiles and arena of the compiled network."""
-    return plan(checkpoint.spec, fold(checkpoint))
+def plan_of(model: Checkpoint | Spec) -> Plan:
+    """The steps, tiles and arena of the compiled network; they follow from shapes, so a `Spec` will do."""
+    if isinstance(model, Checkpoint):
+        return plan(model.spec, fold(model.spec, model.tensors))
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in specs.tensor_shapes(model).items()}
+    return plan(model, fold(model, zeros))
 
 
 def translate(checkpoint: Checkpoint) -> Program:

@@ -1,10 +1,13 @@
 """Weights in the order in which the kernels read them, in one array with an offset for each."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from mobilenets.compiler.folding import Convolution
-from mobilenets.compiler.steps import ALIGNMENT, BLOCK
+from mobilenets.compiler.planning import Plan
+from mobilenets.compiler.steps import ALIGNMENT, BLOCK, Convolve, Depthwise, Normalise
 
 
 class Weights:
@@ -54,3 +57,25 @@ def pack_depthwise(convolution: Convolution) -> NDArray[np.float64]:
     filled = _fill(convolution.weight[:, 0])
     kernel = convolution.kernel
     return filled.reshape(-1, BLOCK, kernel, kernel).transpose(0, 2, 3, 1)
+
+
+def weights_bytes(plan: Plan) -> int:
+    """What all of them take packed, fill included, without packing them."""
+    floats = 0
+    for step in plan.kernels:
+        if isinstance(step, Normalise):  # a factor and an offset for every value of a row
+            floats += 2 * _whole(step.writes.channels * step.writes.columns, ALIGNMENT)
+        elif isinstance(step, Convolve | Depthwise) and step.convolution is not None:
+            floats += _packed_floats(step.convolution)
+    return 4 * floats
+
+
+def _packed_floats(convolution: Convolution) -> int:
+    """Its weights and its bias."""
+    groups = 1 if convolution.depthwise else convolution.groups
+    filled = groups * _whole(convolution.c_out // groups, BLOCK)
+    return filled * math.prod(convolution.weight.shape[1:]) + _whole(convolution.c_out, BLOCK)
+
+
+def _whole(values: int, unit: int) -> int:
+    return -(-values // unit) * unit

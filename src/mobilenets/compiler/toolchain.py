@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobilenets.compiler.emission import Program
-from mobilenets.compiler.targets import AVX2, AVX512, LIBRARY, SCALAR, TARGETS, CodePath, Target
-from mobilenets.errors import EnvironmentFault, UnknownName
+from mobilenets.compiler.targets import AVX2, AVX512, LIBRARY, SCALAR, CodePath, Target, find_target
+from mobilenets.errors import EnvironmentFault
 from mobilenets.files import caches, replacing_folder, write_bytes, write_text
 from mobilenets.progress import SILENT, Progress
 from mobilenets.threads import available_cores
@@ -74,9 +74,7 @@ def find_compiler(target: str = "native", environment: Mapping[str, str] = os.en
     Raises `UnknownName` for a target that there is none of, and `EnvironmentFault` where no compiler is for
     it. A `$CC` that is for another machine is passed over, and an error where it does not run.
     """
-    if target not in TARGETS:
-        raise UnknownName("target", target, TARGETS)
-    wanted, named = TARGETS[target], environment.get("CC")
+    wanted, named = find_target(target), environment.get("CC")
     commands: list[tuple[str, ...]] = [_words(named)] if named else [("cc",), ("gcc",), ("clang",)]
     if named and _answering(commands[0], wanted) is None:
         raise EnvironmentFault(f"the C compiler {named!r}, which $CC names, does not run.", remedy=_INSTALL)
