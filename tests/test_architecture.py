@@ -32,7 +32,7 @@ _IN_ORDER = {
     """,
     "engine": """
         compiler.folding compiler.steps compiler.tiling compiler.strips compiler.planning compiler.packing
-        compiler.emission compiler.targets compiler.toolchain compiler
+        compiler.emission compiler.targets compiler.toolchain compiler compiler.kept
         runtime.session runtime.bundle runtime.shared_library
         runtime.compiled_session runtime.onnx_session runtime.openvino_session runtime.litert_session
         runtime.torch_session runtime
@@ -290,7 +290,12 @@ def test_importing_values_and_engine_brings_no_torch():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["summary", "mobilenet_v2_100", "--json"], ["weights", "v3", "--json"]]
+    "arguments",
+    [
+        ["summary", "mobilenet_v2_100", "--json"],
+        ["summary", "mobilenet_v2_100", "--target", "native", "--json"],
+        ["weights", "v3", "--json"],
+    ],
 )
 def test_reading_networks_on_the_command_line_brings_no_torch(arguments):
     """`mobilenets summary` and `mobilenets weights` answer at once."""

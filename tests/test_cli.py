@@ -11,6 +11,9 @@ import pytest
 
 from mobilenets import checkpoint as checkpoints
 from mobilenets.cli import run_command
+from mobilenets.compiler import translate
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,28 @@ def test_summary_prints_the_layer_table(capsys):
     assert "depthwise 3×3 /2" in out
 
 
+def test_summary_knows_the_memory_of_the_compiled_network(run, capsys):
+    """The same from a name's shapes as from a model's weights; one number a line, and without it none."""
+    words = ["summary", "mobilenet_v3_small_035", "--resolution", "32", "--classes", "3", "--json"]
+    assert run_command([*words, "--target", "cortex-m4"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    program = translate(checkpoints.load(run))
+    assert f"#define MODEL_ARENA_BYTES {found['arena_bytes']} " in program.files["model.h"]
+    assert f"#define MODEL_RING_BYTES {found['ring_bytes']} " in program.files["model.h"]
+    assert found["weights_bytes"] == program.weights.nbytes
+    assert (found["target"], found["threads"]) == ("cortex-m4", False)
+    assert run_command(["summary", str(run), "--target", "native", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again | {"name": "", "layers": [], "target": "cortex-m4", "threads": False} == found | {
+        "name": "",
+        "layers": [],
+    }
+    assert run_command(["summary", str(run), "--target", "native"]) == 0
+    assert f"{found['arena_bytes']:,} bytes" in capsys.readouterr().out
+    assert run_command(words) == 0
+    assert "arena_bytes" not in json.loads(capsys.readouterr().out)
+
+
 def test_compare_states_the_papers_ratios(capsys):
     assert run_command(["compare", "mobilenet_v1_full_100", "mobilenet_v1_100"]) == 0
     out = capsys.readouterr().out
@@ -88,7 +113,7 @@ def test_a_trained_model_is_summarised_compared_and_evaluated(run, shapes_folder
     figures = json.loads(out)
     assert (figures["split"], figures["accuracy"]["n"], figures["trained_on"]) == ("test", 18, 0)
     assert figures["accuracy"] == json.loads((run / "metrics.json").read_text())["accuracy"]
-    assert "split 'test'" in err
+    assert "split 'test' · engine: " in err
     assert run_command(["evaluate", str(run), str(shapes_folder), "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["trained_on"] == 84
@@ -100,8 +125,10 @@ def test_a_trained_model_is_summarised_compared_and_evaluated(run, shapes_folder
 def test_predict_prints_a_table_json_and_csv(run, shapes_folder, tmp_path, capsys):
     pictures = [str(shapes_folder / "disc" / "00.png"), str(shapes_folder / "square")]
     assert run_command(["predict", str(run), *pictures, "--top", "2", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    rows = json.loads(out)
     assert len(rows) == 41
+    assert "41 pictures · engine: " in err
     assert len(rows[0]["labels"]) == 2
     assert rows[0]["labels"][0]["probability"] >= rows[0]["labels"][1]["probability"]
     file = tmp_path / "p.csv"
@@ -163,6 +190,7 @@ BAD = [
     (["summary", "mobilenet_v2_100", "--resolution", "31"], "resolution is 31"),
     (["summary", "mobilenet_v2_100", "--classes", "0"], "classes is 0"),
     (["summary", "mobilenet_v2_100", "--resoluton", "32"], "--resolution"),
+    (["summary", "mobilenet_v2_100", "--target", "cortex-m8"], "Did you mean 'cortex-m"),
     (["trian", "x"], "Did you mean 'train'"),
     (["compare", "mobilenet_v2_100"], "two or more"),
     (["summary", "missing.safetensors"], "no such model file"),

@@ -20,7 +20,7 @@ from calibrated import TINY, calibrated
 from mobilenets import zoo
 from mobilenets.compiler import plan_of, strips, targets, toolchain, translate
 from mobilenets.compiler.emission import comment, text
-from mobilenets.compiler.packing import to_bf16
+from mobilenets.compiler.packing import to_bf16, weights_bytes
 from mobilenets.compiler.steps import REGISTERS, Convolve, Strip
 from mobilenets.compiler.targets import LIBRARY
 from mobilenets.errors import CheckpointError, EnvironmentFault, InputError, UnknownName
@@ -61,6 +61,12 @@ def _strips_of_small_maps():
 @pytest.fixture(scope="module")
 def checkpoint():
     return calibrated()
+
+
+@pytest.fixture(scope="module")
+def library_here(checkpoint) -> Path:
+    """The library of `checkpoint` for this machine."""
+    return toolchain.cached_library(translate(checkpoint))
 
 
 def processor_flags():
@@ -295,6 +301,53 @@ def test_threads_and_runs_give_the_same_bits(checkpoint):
             np.testing.assert_array_equal(session.run(pixels), once)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_batches_shared_by_picture_give_the_same_bits(checkpoint, library_here, threads):
+    """Fewer pictures than threads, as many, more, with and without a rest."""
+    library, alone = Library(library_here, threads), Library(library_here, 1)
+    for n in (1, 2, 3, 5, 8, 1):
+        pixels = pictures(checkpoint.spec, n, seed=n)
+        np.testing.assert_array_equal(library.run(pixels), alone.run(pixels))
+
+
+def test_memory_for_batches_is_taken_when_one_comes(checkpoint, library_here):
+    before, library = set(threading.enumerate()), Library(library_here, 3)
+    library.run(pictures(checkpoint.spec, 2))
+    assert set(threading.enumerate()) == before
+    library.run(pictures(checkpoint.spec, 3))
+    assert 1 <= len(set(threading.enumerate()) - before) <= 2  # one may have done the work of two
+    library.close()
+    assert set(threading.enumerate()) == before
+
+
+def test_a_closed_library_runs_no_more(checkpoint, library_here):
+    for n in (1, 4):
+        library = Library(library_here, 2)
+        library.run(pictures(checkpoint.spec, n))
+        library.close()
+        library.close()
+        with pytest.raises(ValueError, match="closed"):
+            library.run(pictures(checkpoint.spec, n))
+
+
+def test_a_stopped_batch_leaves_nobody_at_work(checkpoint, library_here, monkeypatch):
+    """Ctrl-C reaches the first thread alone; the next batch is right."""
+    library, pixels = Library(library_here, 2), pictures(checkpoint.spec, 8)
+    expected = library.run(pixels)
+    run = library._functions.model_run
+
+    def stopped(memory, *rest):
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        return run(memory, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(library._functions, "model_run", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            library.run(pixels)
+    np.testing.assert_array_equal(library.run(pixels), expected)
+
+
 def test_sessions_run_side_by_side(checkpoint):
     pixels = pictures(checkpoint.spec, 8)
     expected = open_session(checkpoint, engine="compiled", threads=1).run(pixels)
@@ -406,6 +459,13 @@ def test_maps_that_are_alive_together_do_not_overlap(checkpoint):
             together = one.first <= other.last and other.first <= one.last
             apart = one.offset + size <= other.offset or other.offset + other_size <= one.offset
             assert apart or not together
+
+
+def test_shapes_are_enough_to_know_the_memory(checkpoint):
+    plan, same = plan_of(checkpoint), plan_of(checkpoint.spec)
+    assert (same.arena_bytes, same.ring_bytes) == (plan.arena_bytes, plan.ring_bytes)
+    assert [step.title for step in same.steps] == [step.title for step in plan.steps]
+    assert weights_bytes(same) == translate(checkpoint).weights.nbytes
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2_100", "mobilenet_v4_hybrid_medium"])

@@ -9,6 +9,8 @@ from mobilenets import recipe
 from mobilenets.cli import run_command
 from mobilenets.demo import NAMES, write_digits
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 
 def test_the_digits_are_a_folder_that_can_be_scanned(tmp_path):
     from mobilenets.folder import scan

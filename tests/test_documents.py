@@ -280,6 +280,7 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     (example,) = fenced(README, "python")
     write_pictures(tmp_path / "pictures")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MOBILENETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(recipe.PRESETS, "digits", replace(recipe.preset("digits"), epochs=1))
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

@@ -184,7 +184,9 @@ def test_the_certificate_is_true(bundle, source):
     contract, side = bundle.manifest.preprocessing, bundle.manifest.spec.resolution
     files = [bundle.folder / row["file"] for row in read_golden(bundle)]
     pixels = np.stack([prepare(load(file), contract, side) for file in files])
-    found = agreement(open_session(source).run(pixels), open_session(bundle.folder).run(pixels))
+    found = agreement(
+        open_session(source, engine="torch").run(pixels), open_session(bundle.folder).run(pixels)
+    )
     assert found.holds
     assert comparison["reference_std"] == pytest.approx(found.reference_std)
     assert 0 < comparison["relative"] < LOGITS_RELATIVE
@@ -196,7 +198,7 @@ def read_golden(bundle) -> list[dict]:
 
 
 def test_golden_logits_are_the_source_models(bundle, source):
-    session = open_session(source)
+    session = open_session(source, engine="torch")
     for row in read_golden(bundle):
         file = bundle.folder / row["file"]
         pixels = prepare(load(file), bundle.manifest.preprocessing, TINY.resolution)

@@ -95,7 +95,8 @@ def figures(real, data, folder, capsys):
     model = folder / f"{len(list(folder.iterdir()))}.safetensors"
     files = [data / file for file in real.files]
     run(capsys, "import", *files, *real.arguments, "--labels", "imagenet", "--no-proof", "-o", model)
-    found = json.loads(run(capsys, "evaluate", model, data / "imagenet-500" / "labels.csv", "--json"))
+    words = ("--engine", "torch", "--json")  # to compile them all takes minutes
+    found = json.loads(run(capsys, "evaluate", model, data / "imagenet-500" / "labels.csv", *words))
     assert found["accuracy"]["n"] == 500
     return checkpoints.load(model).spec.name, found["accuracy"]["value"], found["top5_accuracy"]["value"]
 

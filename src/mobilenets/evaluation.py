@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenets.checkpoint import Checkpoint, digest
+from mobilenets.checkpoint import digest
 from mobilenets.errors import FolderError, LabelsError, PictureError
 from mobilenets.folder import Folder, Picture, Split
 from mobilenets.pictures import batches
 from mobilenets.progress import SILENT, Progress
-from mobilenets.runtime import Session, open_session
+from mobilenets.runtime import Model, Session, open_session, read_model
 from mobilenets.text import count, printable
 
 CONFIDENCE = 0.95
@@ -199,7 +199,7 @@ def match_labels(labels: Sequence[str], folder: Folder) -> list[int]:
 
 
 def evaluate(
-    model: Session | Checkpoint | str | Path,
+    model: Model,
     folder: Folder,
     *,
     split: Split | None = "test",
@@ -209,13 +209,15 @@ def evaluate(
 ) -> Evaluation:
     """Run `model` over one split of `folder` (`None`: over all its pictures) and score it.
 
+    `engine` is as in `runtime.open_session`, and is opened when everything else is known to be right.
     Raises `LabelsError` where class names do not match, `FolderError` where the split is empty.
     """
-    session = open_session(model, engine=engine)
-    position = match_labels(session.manifest.labels, folder)
+    source = read_model(model)
+    position = match_labels(source.manifest.labels, folder)
     pictures = folder.pictures if split is None else folder.split(split)
     if not pictures:
         raise FolderError(f"has no pictures in the split '{split}'.", file=folder.root)
+    session = open_session(source, engine=engine, progress=progress)
     logits, kept, unreadable = run_pictures(session, pictures, batch_size=batch_size, progress=progress)
     return Evaluation(
         labels=session.manifest.labels,

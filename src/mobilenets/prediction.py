@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mobilenets.checkpoint import Checkpoint
 from mobilenets.errors import FolderError, InputError, PictureError
 from mobilenets.evaluation import softmax
 from mobilenets.formats import EXTENSIONS
 from mobilenets.pictures import batches
 from mobilenets.progress import SILENT, Progress
-from mobilenets.runtime import Session, open_session
+from mobilenets.runtime import Model, open_session, read_model
 from mobilenets.text import printable, spreadsheet_cell
 
 
@@ -56,7 +55,7 @@ class Prediction:
 
 
 def predict(
-    model: Session | Checkpoint | str | Path,
+    model: Model,
     pictures: Iterable[str | Path],
     *,
     top: int = 3,
@@ -66,13 +65,15 @@ def predict(
 ) -> list[Prediction]:
     """The `top` labels of every picture; a folder stands for all pictures below it, in order of name.
 
-    A picture that cannot be read gives a `Prediction` with an `error`, and the rest goes on. Raises
+    A picture that cannot be read gives a `Prediction` with an `error`, and the rest goes on. `engine` is
+    as in `runtime.open_session`, and is opened when the pictures are there. Raises
     `FolderError` for a path that does not exist or a folder without pictures.
     """
     if top < 1:
         raise InputError(f"top is {top}; it must be 1 or more.")
-    session = open_session(model, engine=engine)
+    source = read_model(model)
     paths = list(expand(pictures))
+    session = open_session(source, engine=engine, progress=progress)
     results: dict[int, Prediction] = {}
 
     def unreadable(index: int, error: PictureError) -> None:

@@ -44,6 +44,14 @@ Precision = Annotated[
     str, typer.Option(metavar="fp32|bf16", help="C: of weights and maps; bf16 is for newer x86-64 servers.")
 ]
 SingleThreaded = Annotated[bool, typer.Option("--single-threaded", help="C: leave out the code for threads.")]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="compiled, onnxruntime, openvino, torch. [default: a bundle's own; a checkpoint is compiled, "
+        "once, or runs in torch where it cannot be]",
+    ),
+]
 Folder = Annotated[
     Path,
     typer.Argument(
@@ -86,10 +94,18 @@ def summary(
     model: Annotated[str, typer.Argument(metavar="NAME|MODEL", help="A network's name, or a model.")],
     resolution: Resolution = None,
     classes: Annotated[int | None, typer.Option(metavar="N", help="Number of classes.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Also the exact memory of the compiled network, for the targets of `compile`: the same for "
+            "all of them, but that wasm32 and cortex-m4, -m7, -m55 have one thread only.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show a network layer by layer: shapes, parameters, MACs and their share."""
-    networks.summary(model, resolution, classes, json)
+    networks.summary(model, resolution, classes, target, json)
 
 
 @app.command()
@@ -178,9 +194,7 @@ def evaluate(
         str | None,
         typer.Option(metavar="train|val|test|all", help="[default: test where there is one, else all]"),
     ] = None,
-    engine: Annotated[
-        str | None, typer.Option(metavar="NAME", help="compiled, onnxruntime, openvino, torch.")
-    ] = None,
+    engine: Engine = None,
     json: Json = False,
 ) -> None:
     """Score a model on labelled pictures: accuracy, balanced accuracy, per class, confusion."""
@@ -195,10 +209,8 @@ def predict(
     pictures: Annotated[
         list[Path], typer.Argument(metavar="IMAGE|FOLDER…", help="Pictures, or folders of them.")
     ],
-    top: Annotated[int, typer.Option(metavar="N", help="How many labels per picture.")] = 3,
-    engine: Annotated[
-        str | None, typer.Option(metavar="NAME", help="compiled, onnxruntime, openvino, torch.")
-    ] = None,
+    top: Annotated[int, typer.Option(metavar="N", min=1, help="How many labels per picture.")] = 3,
+    engine: Engine = None,
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write a CSV file.")] = None,
     json: Json = False,
 ) -> None:

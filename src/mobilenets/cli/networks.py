@@ -7,6 +7,9 @@ from typing import Any
 from mobilenets import checkpoint as checkpoints
 from mobilenets import zoo
 from mobilenets.cli.terminal import show, show_json, show_table
+from mobilenets.compiler import plan_of
+from mobilenets.compiler.packing import weights_bytes
+from mobilenets.compiler.targets import find_target
 from mobilenets.cost import Cost, LayerCost, count
 from mobilenets.errors import UnknownName
 from mobilenets.runtime.bundle import is_bundle, read_bundle
@@ -81,12 +84,19 @@ def _model_row(name: str) -> dict[str, Any]:
     }
 
 
-def summary(model: str, resolution: int | None, classes: int | None, as_json: bool) -> None:
-    """The layer table of one network."""
+def summary(
+    model: str, resolution: int | None, classes: int | None, target: str | None, as_json: bool
+) -> None:
+    """The layer table of one network, and with a `target` the memory that it takes when compiled."""
+    if target is not None:
+        find_target(target)
     spec = find_spec(model, resolution=resolution, classes=classes)
     cost = count(spec)
+    memory = {} if target is None else _memory(spec, target)
     if as_json:
-        show_json({**_totals(spec, cost), "layers": [_layer_row(layer, cost) for layer in cost.layers]})
+        show_json(
+            {**_totals(spec, cost), **memory, "layers": [_layer_row(layer, cost) for layer in cost.layers]}
+        )
         return
     show_table(
         [
@@ -121,6 +131,33 @@ def summary(model: str, resolution: int | None, classes: int | None, as_json: bo
         f"memory traffic  {megabytes(cost.bytes_moved)} per picture, "
         f"{cost.macs / cost.bytes_moved:.1f} MACs per byte"
     )
+    if target is not None:
+        _show_memory(memory, cost)
+
+
+def _show_memory(memory: dict[str, Any], cost: Cost) -> None:
+    together = memory["arena_bytes"] + memory["ring_bytes"]
+    show(
+        f"\ncompiled        for {memory['target']}, exactly\n"
+        f"maps            {memory['arena_bytes']:,} bytes\n"
+        f"rows            {memory['ring_bytes']:,} bytes for "
+        f"{'each thread' if memory['threads'] else 'its one thread'}\n"
+        f"together        {together:,} bytes with one thread, "
+        f"{together / cost.activation_bytes:.0%} of the activations unfused\n"
+        f"weights         {memory['weights_bytes']:,} bytes, which are only read"
+    )
+
+
+def _memory(spec: Spec, target: str) -> dict[str, Any]:
+    """What the compiled network takes, beside its code and 8 KiB of its own."""
+    plan = plan_of(spec)
+    return {
+        "target": target,
+        "threads": find_target(target).threads,
+        "arena_bytes": plan.arena_bytes,
+        "ring_bytes": plan.ring_bytes,
+        "weights_bytes": weights_bytes(plan),
+    }
 
 
 def _totals(spec: Spec, cost: Cost) -> dict[str, Any]:

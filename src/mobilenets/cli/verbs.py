@@ -10,10 +10,10 @@ from mobilenets.evaluation import Evaluation
 from mobilenets.evaluation import evaluate as evaluate_folder
 from mobilenets.files import read_json, write_text
 from mobilenets.folder import Folder, Split, scan
+from mobilenets.prediction import expand, to_csv
 from mobilenets.prediction import predict as predict_pictures
-from mobilenets.prediction import to_csv
 from mobilenets.recipe import Recipe
-from mobilenets.runtime import open_session
+from mobilenets.runtime import check_engine, open_session, read_model
 from mobilenets.spec import Padding
 from mobilenets.text import command_line, count, file_name, printable
 
@@ -127,14 +127,14 @@ def evaluate(model: str, folder: Path, *, split: str | None, engine: str | None,
     """`mobilenets evaluate`."""
     if split is not None and split not in _SPLITS:
         raise UnknownName("split", split, _SPLITS)
-    progress = TerminalProgress()
-    session = open_session(model, engine=engine)
+    check_engine(engine)
+    source, progress = read_model(model), TerminalProgress()
     scanned = scan(folder, purpose="evaluate", progress=progress)
     show_problems(scanned)
     chosen = split or ("test" if scanned.split("test") else "all")
-    result = evaluate_folder(session, scanned, split=_SPLITS[chosen], progress=progress)
+    result = evaluate_folder(source, scanned, split=_SPLITS[chosen], engine=engine, progress=progress)
     which = f"of the split '{chosen}'" if scanned.given_splits else "of the folder, which has no split"
-    say(f"{count(len(result.truth), 'picture')} {which}, run in {result.engine}")
+    say(f"{count(len(result.truth), 'picture')} {which} · engine: {result.engine}")
     if result.seen:
         say(
             f"Careful: the model was trained on {result.seen:,} of these pictures, "
@@ -194,7 +194,12 @@ def predict(
     """`mobilenets predict`."""
     if csv_file is not None and csv_file.exists() and csv_file.suffix.lower() != ".csv":
         raise InputError("exists already and is no .csv file; it would be lost.", file=csv_file)
-    results = predict_pictures(model, pictures, top=top, engine=engine, progress=TerminalProgress())
+    check_engine(engine)
+    source, progress = read_model(model), TerminalProgress()
+    paths = list(expand(pictures))
+    session = open_session(source, engine=engine, progress=progress)
+    results = predict_pictures(session, paths, top=top, progress=progress)
+    say(f"{count(len(results), 'picture')} · engine: {session.engine}")
     if csv_file is not None:
         write_text(csv_file, to_csv(results))
     if as_json:

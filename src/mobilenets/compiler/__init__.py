@@ -6,25 +6,36 @@
     emission   C: a function for every kind of convolution, one for each step
     targets    the machines that there can be libraries for
     toolchain  the C compiler, and a cache of libraries
+    kept       a checkpoint's library in that cache, found without compiling anything
 
 The kernels are written by hand, in `c/kernels.h`; docs/compiler.md explains them.
 """
 
+import numpy as np
+
+from mobilenets import spec as specs
 from mobilenets.checkpoint import Checkpoint
 from mobilenets.compiler.emission import Program, emit
 from mobilenets.compiler.folding import fold
 from mobilenets.compiler.planning import Plan, plan
 from mobilenets.compiler.steps import PRECISIONS
 from mobilenets.errors import UnknownName
+from mobilenets.spec import Spec
 
 __all__ = ["Plan", "Program", "plan_of", "translate"]
 
 
-def plan_of(checkpoint: Checkpoint, *, precision: str = "fp32") -> Plan:
-    """The steps, tiles and arena of the compiled network; `UnknownName` for a precision that there is not."""
+def plan_of(model: Checkpoint | Spec, *, precision: str = "fp32") -> Plan:
+    """The steps, tiles and arena of the compiled network; they follow from shapes, so a `Spec` will do.
+
+    Raises `UnknownName` for a precision that there is not.
+    """
     if precision not in PRECISIONS:
         raise UnknownName("precision", precision, PRECISIONS)
-    return plan(checkpoint.spec, fold(checkpoint), PRECISIONS[precision])
+    if isinstance(model, Checkpoint):
+        return plan(model.spec, fold(model.spec, model.tensors), PRECISIONS[precision])
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in specs.tensor_shapes(model).items()}
+    return plan(model, fold(model, zeros), PRECISIONS[precision])
 
 
 def translate(checkpoint: Checkpoint, *, precision: str = "fp32") -> Program:

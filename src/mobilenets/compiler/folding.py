@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenets import spec as specs
-from mobilenets.checkpoint import Checkpoint
-from mobilenets.spec import Conv, LayerScale, Linear, MultiQueryAttention, Pool, SqueezeExcite
+from mobilenets.spec import Conv, LayerScale, Linear, MultiQueryAttention, Pool, Spec, SqueezeExcite
 
 Activation = specs.Activation | Literal["hard_sigmoid"]
 _Wide = NDArray[np.float64]
@@ -98,9 +97,8 @@ class Network:
     head: tuple[Convolution, ...]
 
 
-def fold(checkpoint: Checkpoint) -> Network:
-    """The network of `checkpoint`, folded; values are float64 until they are packed."""
-    spec, tensors = checkpoint.spec, checkpoint.tensors
+def fold(spec: Spec, tensors: Mapping[str, NDArray[np.float32]]) -> Network:
+    """The network with a checkpoint's `tensors`, folded; values are float64 until they are packed."""
     found: list[list[Operation]] = [[] for _ in spec.blocks]
     head = []
     for layer in specs.layers(spec):

@@ -1,10 +1,13 @@
 """Weights in the order in which the kernels read them, in one array with an offset for each."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from mobilenets.compiler.folding import Convolution
-from mobilenets.compiler.steps import ALIGNMENT, BF16
+from mobilenets.compiler.planning import Plan
+from mobilenets.compiler.steps import ALIGNMENT, BF16, FP32, Convolve, Depthwise, Normalise
 
 
 class Weights:
@@ -87,3 +90,25 @@ def pack_depthwise(convolution: Convolution, block: int) -> NDArray[np.float64]:
 def evens_first(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Every block of bf16's as its even and then its odd channels, the order in which they are read."""
     return values.reshape(-1, BF16.block // 2, 2).swapaxes(1, 2)
+
+
+def weights_bytes(plan: Plan) -> int:
+    """What all of them take packed in fp32, fill included, without packing them."""
+    floats = 0
+    for step in plan.kernels:
+        if isinstance(step, Normalise):  # a factor and an offset for every value of a row
+            floats += 2 * _whole(step.writes.channels * step.writes.columns, ALIGNMENT)
+        elif isinstance(step, Convolve | Depthwise) and step.convolution is not None:
+            floats += _packed_floats(step.convolution)
+    return FP32.size * floats
+
+
+def _packed_floats(convolution: Convolution) -> int:
+    """Its weights and its bias."""
+    groups = 1 if convolution.depthwise else convolution.groups
+    filled = groups * _whole(convolution.c_out // groups, FP32.block)
+    return filled * math.prod(convolution.weight.shape[1:]) + _whole(convolution.c_out, FP32.block)
+
+
+def _whole(values: int, unit: int) -> int:
+    return -(-values // unit) * unit

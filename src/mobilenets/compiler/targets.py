@@ -4,6 +4,8 @@ import platform
 import sys
 from dataclasses import dataclass
 
+from mobilenets.errors import UnknownName
+
 LIBRARY = {"win32": "model.dll", "darwin": "libmodel.dylib"}.get(sys.platform, "libmodel.so")
 """This system's shared library in a bundle and in the cache."""
 
@@ -177,3 +179,10 @@ TARGETS: dict[str, Target] = {
     "cortex-m55": _cortex("cortex-m55", "auto", "__ARM_FEATURE_MVE"),
 }
 """By name. `native` is this machine; the x86-64 are this system's, for other processors."""
+
+
+def find_target(name: str) -> Target:
+    """The target of that name; `UnknownName` where there is none."""
+    if name not in TARGETS:
+        raise UnknownName("target", name, TARGETS)
+    return TARGETS[name]

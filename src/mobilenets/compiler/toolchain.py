@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -18,8 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobilenets.compiler.emission import Program
-from mobilenets.compiler.targets import AVX2, AVX512, LIBRARY, SCALAR, TARGETS, CodePath, Target
-from mobilenets.errors import EnvironmentFault, UnknownName
+from mobilenets.compiler.targets import (
+    AVX2,
+    AVX512,
+    LIBRARY,
+    SCALAR,
+    TARGETS,
+    CodePath,
+    Target,
+    find_target,
+)
+from mobilenets.errors import EnvironmentFault
 from mobilenets.files import caches, replacing_folder, write_bytes, write_text
 from mobilenets.progress import SILENT, Progress
 from mobilenets.threads import available_cores
@@ -73,9 +83,7 @@ def find_compiler(target: str = "native", environment: Mapping[str, str] = os.en
     Raises `UnknownName` for a target that there is none of, and `EnvironmentFault` where no compiler is for
     it. A `$CC` that is for another machine is passed over, and an error where it does not run.
     """
-    if target not in TARGETS:
-        raise UnknownName("target", target, TARGETS)
-    wanted, named = TARGETS[target], environment.get("CC")
+    wanted, named = find_target(target), environment.get("CC")
     commands: list[tuple[str, ...]] = [_words(named)] if named else [("cc",), ("gcc",), ("clang",)]
     if named and _answering(commands[0], wanted) is None:
         raise EnvironmentFault(f"the C compiler {named!r}, which $CC names, does not run.", remedy=_INSTALL)
@@ -213,25 +221,24 @@ def cached_library(program: Program, *, interface: str = "model", progress: Prog
         "flags": [FLAGS, [path.flags for path in paths]],
         "interface": interface,
         "compiler": compiler.version,
-        "machine": _machine(),
+        "machine": instructions(),
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     key.update(program.weights.astype("<f4").tobytes())
     kept = caches() / "compiled" / key.hexdigest()[:32]
     if not (kept / LIBRARY).is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
         with replacing_folder(kept) as building:
             write_sources(program, paths, building)
             compile_library(building, paths, compiler, interface=interface, progress=progress)
     return kept / LIBRARY
 
 
-def _machine() -> str:
+def instructions() -> str:
     """What `-march=native` depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return "unknown"
+        return f"{platform.system()} {platform.machine()} {platform.processor()}"
     return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
 
 

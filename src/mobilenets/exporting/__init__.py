@@ -86,7 +86,7 @@ def export(
         logits = TorchSession(checkpoint).run(pixels)
         unproven = contents.unproven(building, checkpoint, to, chosen.engine, chosen.model_file(asked))
         runs_here = chosen.runs_here(asked)
-        session = ENGINES[chosen.engine](unproven if runs_here else checkpoint, None)
+        session = ENGINES[chosen.engine](unproven if runs_here else checkpoint, None, progress)
         found = _compare(session, pixels, logits, to, file, LOGITS[precision])
         progress.say(_sentence(found))
         proof = contents.Proof(files, pixels, logits, found, taken_count)

@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenets.checkpoint import Checkpoint
-from mobilenets.compiler import translate
-from mobilenets.compiler.toolchain import cached_library
+from mobilenets.compiler.kept import library_of
+from mobilenets.errors import CheckpointError, EnvironmentFault
 from mobilenets.progress import SILENT, Progress
 from mobilenets.runtime.bundle import Bundle
 from mobilenets.runtime.session import check_pixels
@@ -15,8 +15,8 @@ from mobilenets.runtime.shared_library import Library
 class CompiledSession:
     """A bundle's own library, or one that is compiled now and kept in the cache.
 
-    One session runs one batch at a time. Raises `EnvironmentFault` where there is no C compiler, or
-    where the library was compiled for another processor.
+    One session runs one batch at a time. Raises `EnvironmentFault` where there is no C compiler, where
+    the library was compiled for another processor, and where one that was compiled here does not open.
     """
 
     engine = "compiled"
@@ -27,10 +27,14 @@ class CompiledSession:
         self.manifest = source.manifest
         self.trained_on = source.trained_on
         if isinstance(source, Bundle):
-            file = source.model_file
-        else:
-            file = cached_library(translate(source), progress=progress)
-        self._library = Library(file, threads)
+            self._library = Library(source.model_file, threads)
+            return
+        file = library_of(source, progress=progress)
+        try:
+            self._library = Library(file, threads)
+        except CheckpointError as error:
+            remedy = "Remove its folder, and it is compiled anew. Programs must be allowed to run from there."
+            raise EnvironmentFault(error.what, file=file, remedy=remedy) from error
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Session.run`."""

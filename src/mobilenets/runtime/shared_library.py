@@ -5,6 +5,8 @@ A bundle carries this file to run itself, so it needs ctypes and numpy alone.
 
 import ctypes
 import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -17,38 +19,62 @@ _MAX_THREADS = 64
 _NO_THREADS = 4
 """`MODEL_NO_THREADS`."""
 
+_Memory = ctypes.Array[ctypes.c_char]
+"""An opened model's."""
+
 
 class Library:
     """The library `file`, opened with at most `threads` threads; without a number, one for each core.
+
+    One picture is shared by all threads. Of a batch with at least as many pictures as threads, each
+    thread computes whole pictures, in memory of its own, which is taken when the first such batch
+    comes: from then on the library holds `model_bytes(threads)` and `threads` × `model_bytes(1)`. The
+    logits are the same to the bit, whoever computed them.
 
     It runs one batch at a time. Raises `CheckpointError` where `file` is no such library, and
     `EnvironmentFault` where it was compiled for another processor.
     """
 
     def __init__(self, file: Path, threads: int | None = None):
-        self._opened = False
+        self._shared: _Memory | None = None
+        self._alone: list[_Memory] = []
+        """One for each thread, with one thread each."""
+        self._pool: ThreadPoolExecutor | None = None
+        self._file = file
         self._functions = open_library(file)
         number = ctypes.c_int
         self.side, self.channels, self.classes = (
             number.in_dll(self._functions, f"model_{name}").value for name in ("side", "channels", "classes")
         )
         self.path = self._functions.model_path().decode()
-        threads = min(threads or _cores(), _MAX_THREADS)
+        self.threads = min(threads or _cores(), _MAX_THREADS)
+        """How many it has; 1 where the library has none, or the system gives no more."""
+        code, self._shared = self._open(self.threads)
+        if code == _NO_THREADS:
+            self.threads = 1
+            code, self._shared = self._open(1)
+        self._check(code)
+
+    def _open(self, threads: int) -> tuple[int, _Memory]:
         size = int(self._functions.model_bytes(threads))
-        self._memory = ctypes.create_string_buffer(size)
-        code = self._functions.model_open(self._memory, size, threads)
-        if code == _NO_THREADS:  # the library has none, or the system gives no more
-            code = self._functions.model_open(self._memory, size, 1)
+        memory = ctypes.create_string_buffer(size)
+        return self._functions.model_open(memory, size, threads), memory
+
+    def _check(self, code: int) -> None:
         if code:
             raise EnvironmentFault(
                 f"{self._functions.model_error(code).decode()}.",
-                file=file,
+                file=self._file,
                 remedy="Export the model again on this machine, or with --target x86-64.",
             )
-        self._opened = True
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """`uint8` N×side×side×channels to `float32` logits N×classes; `ValueError` for another array."""
+        """`uint8` N×side×side×channels to `float32` logits N×classes.
+
+        Raises `ValueError` for another array, and where the library is closed.
+        """
+        if self._shared is None:
+            raise ValueError("the library is closed")
         expected = (self.side, self.side, self.channels)
         if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != expected:
             raise ValueError(
@@ -56,15 +82,51 @@ class Library:
             )
         pictures = np.ascontiguousarray(batch)
         logits = np.empty((len(pictures), self.classes), np.float32)
-        for picture, row in zip(pictures, logits, strict=True):
-            self._functions.model_run(self._memory, picture.ctypes.data, row.ctypes.data)
+        apart = len(pictures) - len(pictures) % self.threads if self.threads > 1 else 0
+        if apart:
+            self._run_apart(pictures[:apart], logits[:apart])
+        for picture, row in zip(pictures[apart:], logits[apart:], strict=True):
+            self._functions.model_run(self._shared, picture.ctypes.data, row.ctypes.data)
         return logits
+
+    def _run_apart(self, pictures: NDArray[np.uint8], logits: NDArray[np.float32]) -> None:
+        """Every thread takes the next picture that nobody has; ctypes lets the others run meanwhile."""
+        pool = self._pool or self._open_apart()
+        waiting = deque(zip(pictures, logits, strict=True))
+
+        def work(memory: _Memory) -> None:
+            while True:
+                try:
+                    picture, row = waiting.popleft()
+                except IndexError:
+                    return
+                self._functions.model_run(memory, picture.ctypes.data, row.ctypes.data)
+
+        others = [pool.submit(work, memory) for memory in self._alone[1:]]
+        try:
+            work(self._alone[0])
+        finally:  # also after Ctrl-C nobody writes into these arrays any more
+            waiting.clear()
+            wait(others)
+        for other in others:
+            other.result()
+
+    def _open_apart(self) -> ThreadPoolExecutor:
+        while len(self._alone) < self.threads:
+            code, memory = self._open(1)
+            self._check(code)
+            self._alone.append(memory)
+        self._pool = ThreadPoolExecutor(self.threads - 1, "mobilenets")
+        return self._pool
 
     def close(self) -> None:
         """Stop its threads; it cannot run any more."""
-        if self._opened:
-            self._functions.model_close(self._memory)
-        self._opened = False
+        if self._pool is not None:
+            self._pool.shutdown()
+        for memory in (self._shared, *self._alone):
+            if memory is not None:
+                self._functions.model_close(memory)
+        self._shared, self._alone, self._pool = None, [], None
 
     def __del__(self) -> None:
         self.close()

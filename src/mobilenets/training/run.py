@@ -264,7 +264,7 @@ class _Work:
         """Score the selected model on *test*, and write everything that a person wants to see."""
         self.accelerator.wait_for_everyone()
         selected = checkpoints.load(self.path)
-        evaluation = evaluate(selected, self.folder, split="test", progress=self.progress)
+        evaluation = evaluate(selected, self.folder, split="test", engine="torch", progress=self.progress)
         metrics = {"test": _headline(evaluation), **selected.manifest.metrics}
         checkpoint = dataclasses.replace(
             selected, manifest=dataclasses.replace(selected.manifest, metrics=metrics)

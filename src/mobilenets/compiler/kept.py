@@ -1,0 +1,86 @@
+"""The library of a checkpoint for this machine: found again in milliseconds, or compiled once.
+
+`toolchain.cached_library` keeps a library under the source that it was made of, which takes seconds to
+write for a large network. Here the place is noted under all that decides the source: the network, its
+values, labels and preprocessing, our own code, this processor and `$CC`. So a library that was compiled
+before is found without a C compiler; another version of the same compiler makes no new one.
+"""
+
+import hashlib
+import json
+import os
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from mobilenets import __version__
+from mobilenets import spec as specs
+from mobilenets.checkpoint import Checkpoint
+from mobilenets.compiler import translate
+from mobilenets.compiler.targets import LIBRARY
+from mobilenets.compiler.toolchain import cached_library, find_compiler, instructions
+from mobilenets.errors import WriteFailed
+from mobilenets.files import caches, write_text
+from mobilenets.progress import SILENT, Progress
+from mobilenets.text import printable
+
+
+def library_of(checkpoint: Checkpoint, *, progress: Progress = SILENT) -> Path:
+    """The library of `checkpoint` for here: the kept one, else compiled now, which `progress` is told.
+
+    Raises `EnvironmentFault` where there is none and it cannot be compiled or kept.
+    """
+    folder = caches() / "compiled"
+    note = folder / "checkpoints" / _key(checkpoint)
+    kept = _noted(note, folder)
+    if kept is not None:
+        return kept
+    find_compiler()  # or its error, before anything is promised
+    progress.say(
+        f"Compiling {printable(checkpoint.spec.name)} for this processor, once; it is kept. It takes half a "
+        "minute or so. With torch installed, --engine torch begins at once."
+    )
+    try:
+        library = cached_library(translate(checkpoint), progress=progress)
+        write_text(note, library.parent.name)
+    except WriteFailed as error:
+        error.remedy = "Name another folder for what is kept, in the environment: MOBILENETS_CACHE=FOLDER"
+        raise
+    return library
+
+
+def _noted(note: Path, folder: Path) -> Path | None:
+    try:
+        library = folder / note.read_text(encoding="utf-8") / LIBRARY
+    except OSError:
+        return None
+    return library if library.is_file() else None
+
+
+def _key(checkpoint: Checkpoint) -> str:
+    spec, manifest = checkpoint.spec, checkpoint.manifest
+    parts = {
+        "spec": specs.to_json(spec),
+        "labels": manifest.labels,
+        "preprocessing": manifest.preprocessing.to_json(),
+        "code": _own_code(),
+        "instructions": instructions(),
+        "compiler": os.environ.get("CC", ""),
+    }
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    for name in specs.tensor_shapes(spec):
+        key.update(np.ascontiguousarray(checkpoint.tensors[name], dtype=np.float32))
+    return key.hexdigest()[:32]
+
+
+@cache
+def _own_code() -> str:
+    """The version, and beside it the compiler's own files: between two versions they change."""
+    key = hashlib.sha256(__version__.encode())
+    package = resources.files("mobilenets.compiler")
+    files = [file for folder in (package, package / "c") for file in folder.iterdir() if file.is_file()]
+    for file in sorted(files, key=lambda file: file.name):
+        key.update(file.read_bytes())
+    return key.hexdigest()
