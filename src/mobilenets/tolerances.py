@@ -12,6 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 LOGITS_RELATIVE = 1e-4
+BF16_RELATIVE = 0.25
+"""The same bound where an engine computes in bf16, against fp32 logits. A bf16 number has 8 significant
+bits, so every map and every weight is off by up to 2⁻⁹ of itself; over fifty layers in a row that adds up
+to a few hundredths of a standard deviation in trained networks and to 0.1 in random ones, while
+another network, or a wrong layer, is off by 1 and more."""
 FOLDED_RTOL = 1e-5
 """Batch norm folded into a convolution: the same sums with scaled weights, one rounding apart."""
 
@@ -36,17 +41,19 @@ class Agreement(NamedTuple):
         return self.relative <= LOGITS_RELATIVE and self.top1_agreement == 1.0
 
 
-def agreement(reference: NDArray[np.float32], other: NDArray[np.float32]) -> Agreement:
+def agreement(
+    reference: NDArray[np.float32], other: NDArray[np.float32], *, relative: float = LOGITS_RELATIVE
+) -> Agreement:
     """Compare `other` with `reference`, both N×classes logits, in double precision.
 
-    A picture whose two best logits lie closer than twice the tolerance may flip its best class by
-    rounding alone, and is left out of `top1_agreement`. NaN anywhere makes the comparison fail.
+    A picture whose two best logits lie closer than twice the tolerance, `relative`, may flip its best
+    class by rounding alone, and is left out of `top1_agreement`. NaN anywhere makes the comparison fail.
     """
     a, b = reference.astype(np.float64), other.astype(np.float64)
     std = float(a.std())
     difference = float(np.abs(a - b).max()) if a.size else 0.0
     best_two = np.sort(a, axis=1)[:, -2:]
-    decided = best_two[:, -1] - best_two[:, 0] > 2 * LOGITS_RELATIVE * std
+    decided = best_two[:, -1] - best_two[:, 0] > 2 * relative * std
     same = (a.argmax(axis=1) == b.argmax(axis=1))[decided]
     return Agreement(
         max_difference=difference if np.isfinite(b).all() else float("inf"),

@@ -60,6 +60,18 @@ def _litert(source: Checkpoint | Bundle, threads: int | None) -> Session:
     return LitertSession(source, threads=threads)
 
 
+def _ncnn(source: Checkpoint | Bundle, threads: int | None) -> Session:
+    if isinstance(source, Checkpoint) or source.format != "ncnn":
+        raise InputError(
+            "ncnn runs a model that was converted for it; this is none.",
+            file=source.folder if isinstance(source, Bundle) else None,
+            remedy="To convert one and time it: mobilenets bench MODEL --engines ncnn",
+        )
+    from mobilenets.runtime.ncnn_session import NcnnSession
+
+    return NcnnSession(source, threads=threads)
+
+
 def _compiled(source: Checkpoint | Bundle, threads: int | None) -> Session:
     if isinstance(source, Bundle) and source.format != "c":
         raise InputError("this bundle holds no compiled model.", file=source.folder)
@@ -73,6 +85,7 @@ ENGINES: dict[str, Callable[[Checkpoint | Bundle, int | None], Session]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
     "litert": _litert,
+    "ncnn": _ncnn,
     "torch": _torch,
 }
 
