@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import mobilenets
 from mobilenets.benchmark.conditions import described
-from mobilenets.benchmark.engines import ENGINES, OURS
+from mobilenets.benchmark.engines import OURS
 from mobilenets.benchmark.results import kind
 
 RESULTS = Path(__file__).with_name("results.jsonl")
@@ -40,8 +40,6 @@ WIDTHS = ("035", "050", "075", "100", "130", "140")
 RESOLUTIONS = (96, 128, 160, 192)
 BATCHES = (2, 4, 8, 16, 32)
 """The largest resolution and the smallest batch are those of the widths."""
-SLOW = ("torch", "torch-compile")
-"""Ways of torch that `--quick` leaves out."""
 STOPPED = (130, 143)
 """Exit codes of a command that was stopped."""
 PARTS = ("one", "two", "batch", "bf16", "profile", "growth")
@@ -106,7 +104,7 @@ def command(job: Job, results: Path, *, quick: bool) -> list[str]:
     words += ["--rounds", "6", "--seconds", "0.3"] if quick else ["--rounds", "10", "--seconds", "1"]
     if job.what == "ours":
         return [*words, "--engines", OURS]
-    return words + (["--engines", ",".join(name for name in ENGINES if name not in SLOW)] if quick else [])
+    return words if quick else [*words, "--engines", "all"]
 
 
 def run(words: Sequence[str]) -> int:

@@ -82,8 +82,8 @@ class Comparison:
 
     @property
     def fastest(self) -> Row:
-        """The row with the smallest median, of those that compute the same."""
-        return min(self._same, key=lambda row: row.median_ms)
+        """The row with the smallest median, of those that compute the same, where any do."""
+        return min(self._same or self.rows, key=lambda row: row.median_ms)
 
     @property
     def _same(self) -> list[Row]:
@@ -105,6 +105,8 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """Which engine is the fastest, or that nobody can say."""
+        if not self._same:
+            return "No winner: no engine's logits are those of the network in fp32."
         best = self.fastest
         others = [row for row in self._same if row is not best]
         if not others:

@@ -37,6 +37,8 @@ ENGINES = {
     "torch-compile": Engine("torch", "torch", PRECISIONS, "compile"),
 }
 """Engine → how it runs. `torch` is torch as it comes; `predict` runs it with channels last."""
+SLOW = ("torch", "torch-compile")
+"""Ways of torch that are timed only when they are asked for: they take as long as all others together."""
 
 
 def open_engine(name: str, model: Path, *, threads: int, precision: str) -> Session:

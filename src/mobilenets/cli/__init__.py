@@ -339,7 +339,8 @@ def compile_model(
 def bench(
     model: Annotated[str, typer.Argument(metavar="NAME|MODEL", help="A network's name, or a model.")],
     engines: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Which to compare. [default: all that are installed]")
+        str | None,
+        typer.Option(metavar="A,B|all", help="Which to compare. [default: what is installed, torch one way]"),
     ] = None,
     threads: Annotated[int, typer.Option(metavar="N", help="Of each engine.")] = 1,
     batch: Annotated[int, typer.Option(metavar="N", help="Pictures of one run.")] = 1,

@@ -7,7 +7,7 @@ from mobilenets import checkpoint as checkpoints
 from mobilenets import zoo
 from mobilenets.benchmark import comparison as comparisons
 from mobilenets.benchmark.comparison import Comparison, Row
-from mobilenets.benchmark.engines import ENGINES, OURS
+from mobilenets.benchmark.engines import ENGINES, OURS, SLOW
 from mobilenets.benchmark.layers import Layers, time_layers
 from mobilenets.benchmark.results import append_line, check_results
 from mobilenets.benchmark.roofline import check_file, write_roofline
@@ -17,6 +17,9 @@ from mobilenets.cli.terminal import TerminalProgress, say, show, show_table
 from mobilenets.errors import InputError, UnknownName
 from mobilenets.runtime.bundle import Bundle, is_bundle, read_bundle
 from mobilenets.text import command_line, printable
+
+ALL = "all"
+"""Instead of names: every engine there is, the slow ones too."""
 
 
 def bench(
@@ -32,10 +35,7 @@ def bench(
     json: Path | None,
 ) -> None:
     """`mobilenets bench`."""
-    chosen = list(dict.fromkeys(name.strip() for name in engines.split(","))) if engines else list(ENGINES)
-    for name in chosen:
-        if name not in ENGINES:
-            raise UnknownName("engine", name, ENGINES)
+    chosen = _chosen(engines)
     comparisons.check(threads=threads, batch=batch, rounds=rounds, seconds=seconds, precision=precision)
     if json is not None:
         check_results(json)
@@ -64,6 +64,19 @@ def bench(
         say(f"Added to {printable(str(json))}")
     if any(row.engine == OURS for row in found.rows) and isinstance(source, Checkpoint):
         say(f"Next     {_again(model, resolution, '--layers')}")
+
+
+def _chosen(engines: str | None) -> list[str]:
+    """The names in `engines`, `all`, or those that are timed without being asked for."""
+    if engines is None:
+        return [name for name in ENGINES if name not in SLOW]
+    if engines == ALL:
+        return list(ENGINES)
+    chosen = list(dict.fromkeys(name.strip() for name in engines.split(",")))
+    for name in chosen:
+        if name not in ENGINES:
+            raise UnknownName("engine", name, [*ENGINES, ALL])
+    return chosen
 
 
 def _again(model: str, resolution: int | None, *words: str) -> str:
