@@ -3,6 +3,7 @@
 #   VENV=.venv       where that environment lies
 #   PYTHON=python3   the Python, 3.11 or newer, that it is made of
 #   WORKERS=2        how many tests run side by side
+#   BENCH=--quick    words for the measurements of `make bench`
 #
 # On Linux without a GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves some
 # gigabytes of download: pip then takes torch's build for CPUs.
@@ -10,6 +11,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 WORKERS ?= 2
+BENCH ?=
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --editable
@@ -55,7 +57,7 @@ format: $(FOR_TESTS) ## format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix $(SOURCES)
 
 bench: $(FOR_BENCH) ## time the family in every engine and render BENCHMARKS.md; wants a quiet machine
-	$(BIN)/python benchmarks/networks.py
+	$(BIN)/python benchmarks/networks.py $(BENCH)
 	$(BIN)/python benchmarks/render.py
 
 clean: ## remove caches, builds and the demo; not the environment, not runs/

@@ -1,19 +1,30 @@
 """The family's speed in every engine that is installed here, appended to benchmarks/results.jsonl.
 
-    python benchmarks/networks.py [--only table|batch|growth] [--rounds 10]
+    python benchmarks/networks.py [--only one|two|batch|bf16|profile|growth] [--quick] [--again]
 
-`table`: six networks at 224 px, batch 1, with one thread and with two. `batch`: the same with 32
-pictures on one thread. `growth`: V2 over the width multiplier α, the resolution multiplier ρ and the
-batch, in our engine alone. Every line has machine, versions, date and how quiet the machine was;
-`python benchmarks/render.py` makes BENCHMARKS.md of all lines. Stop and repeat at will: a line that is
-there is kept, and the newest of each kind counts.
+`one`, `two`: six networks at 224 px, batch 1, with one thread and with two. `batch`: 32 pictures on two
+threads. `bf16`: one thread, the engines that have it. `profile`: our six networks step by step. `growth`:
+V2 over the width multiplier α, the resolution multiplier ρ and the batch, in our engine alone.
+
+Every line has machine, versions, date and how quiet the machine was; `python benchmarks/render.py` makes
+BENCHMARKS.md of all lines. What this version has on this machine already is left out, so that a run that
+was stopped goes on where it was; `--again` measures everything anew, and the newest line of each kind
+counts. `--quick` takes fewer rounds and shorter turns, and leaves out the slow ways of torch.
 """
 
 import argparse
+import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+import mobilenets
+from mobilenets.benchmark.conditions import described
+from mobilenets.benchmark.engines import OURS
+from mobilenets.benchmark.results import kind
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 NETWORKS = (
@@ -26,50 +37,139 @@ NETWORKS = (
 )
 GROWING = "mobilenet_v2"
 WIDTHS = ("035", "050", "075", "100", "130", "140")
-RESOLUTIONS = ("96", "128", "160", "192")
-BATCHES = ("2", "4", "8", "16", "32")
+RESOLUTIONS = (96, 128, 160, 192)
+BATCHES = (2, 4, 8, 16, 32)
 """The largest resolution and the smallest batch are those of the widths."""
+STOPPED = (130, 143)
+"""Exit codes of a command that was stopped."""
+PARTS = ("one", "two", "batch", "bf16", "profile", "growth")
 
-Words = list[str]
+
+class Job(NamedTuple):
+    """One line of results."""
+
+    part: str
+    network: str
+    resolution: int = 224
+    threads: int = 1
+    batch: int = 1
+    precision: str = "fp32"
+
+    @property
+    def what(self) -> str:
+        """Everything but the numbers: `engines`, `ours` or `profile`."""
+        return {"profile": "profile", "growth": "ours"}.get(self.part, "engines")
 
 
-def table() -> Iterator[Words]:
+def jobs() -> Iterator[Job]:
     for name in NETWORKS:
-        for threads in ("1", "2"):
-            yield [name, "--resolution", "224", "--threads", threads]
-
-
-def batch() -> Iterator[Words]:
+        yield Job("one", name)
     for name in NETWORKS:
-        yield [name, "--resolution", "224", "--batch", "32"]
-
-
-def growth() -> Iterator[Words]:
-    ours = ["--engines", "compiled"]
+        yield Job("two", name, threads=2)
+    for name in NETWORKS:
+        yield Job("batch", name, threads=2, batch=32)
+    for name in NETWORKS:
+        yield Job("bf16", name, precision="bf16")
+    for name in NETWORKS:
+        yield Job("profile", name)
     for width in WIDTHS:
-        yield [f"{GROWING}_{width}", "--resolution", "224", *ours]
+        yield Job("growth", f"{GROWING}_{width}")
     for resolution in RESOLUTIONS:
-        yield [f"{GROWING}_100", "--resolution", resolution, *ours]
+        yield Job("growth", f"{GROWING}_100", resolution)
     for pictures in BATCHES:
-        yield [f"{GROWING}_100", "--resolution", "224", "--batch", pictures, *ours]
+        yield Job("growth", f"{GROWING}_100", batch=pictures)
 
 
-PARTS = {"table": table, "batch": batch, "growth": growth}
+def measured(results: Path) -> set[tuple[object, ...]]:
+    """The kinds that `results` has of this machine and this version, our engine among them."""
+    if not results.exists():
+        return set()
+    here = {key: value for key, value in described().items() if key in ("processor", "cores", "instructions")}
+    lines = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines() if line]
+    return {
+        kind(line)
+        for line in lines
+        if line["mobilenets"] == mobilenets.__version__
+        and here.items() <= line["machine"].items()
+        and ("steps" in line or OURS in [row["engine"] for row in line["engines"]])
+    }
 
 
-def main() -> None:
+def command(job: Job, results: Path, *, quick: bool) -> list[str]:
+    """The words of `mobilenets` for `job`."""
+    words = ["bench", job.network, "--resolution", str(job.resolution), "--json", str(results)]
+    if job.what == "profile":
+        return [*words, "--layers"]
+    words += ["--threads", str(job.threads), "--batch", str(job.batch), "--precision", job.precision]
+    words += ["--rounds", "6", "--seconds", "0.3"] if quick else ["--rounds", "10", "--seconds", "1"]
+    if job.what == "ours":
+        return [*words, "--engines", OURS]
+    return words if quick else [*words, "--engines", "all"]
+
+
+def run(words: Sequence[str]) -> int:
+    """The exit code of `mobilenets` with `words`; Ctrl-C stops it, and this program when it has ended."""
+    process = subprocess.Popen([sys.executable, "-m", "mobilenets", *words])
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise
+    if code in STOPPED:
+        raise KeyboardInterrupt
+    return code
+
+
+GUESSES, OTHERWISE = {"profile": 20.0, "growth": 25.0}, 150.0
+"""Seconds of a job before one of its part was done."""
+
+
+class Clock:
+    """How long the jobs that are left will take, by those that were done; seconds."""
+
+    def __init__(self) -> None:
+        self.took: dict[str, list[float]] = {}
+
+    def left(self, rest: Sequence[Job]) -> float:
+        return sum(self.expected(job.part) for job in rest)
+
+    def expected(self, part: str) -> float:
+        known = self.took.get(part)
+        return sum(known) / len(known) if known else GUESSES.get(part, OTHERWISE)
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", choices=PARTS)
-    parser.add_argument("--rounds", default="10")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
-    for part in [options.only] if options.only else PARTS:
-        for words in PARTS[part]():
-            command = ["bench", *words, "--rounds", options.rounds, "--json", str(RESULTS)]
-            print(f"\n$ mobilenets {' '.join(command)}", flush=True)
-            subprocess.run([sys.executable, "-m", "mobilenets", *command], check=True)
+    there = set() if options.again else measured(options.results)
+    wanted = [job for job in jobs() if options.only in (None, job.part)]
+    todo = [job for job in wanted if (job.what, *job[1:]) not in there]
+    print(f"{len(todo)} of {len(wanted)} to measure; the others are in {options.results}", flush=True)
+    clock, failed = Clock(), 0
+    try:
+        for index, job in enumerate(todo):
+            words = command(job, options.results, quick=options.quick)
+            left = clock.left(todo[index:]) / 60
+            print(f"\n[{index + 1} of {len(todo)}, about {left:.0f} min left] mobilenets {' '.join(words)}")
+            sys.stdout.flush()
+            start = time.monotonic()
+            failed += run(words) != 0
+            clock.took.setdefault(job.part, []).append(time.monotonic() - start)
+    except KeyboardInterrupt:
+        print("\nStopped. What was measured is kept; the same command goes on from here.")
+        return 130
+    if failed:
+        print(
+            f"\n{failed} of {len(todo)} could not be measured; see above. The same command tries them again."
+        )
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -35,12 +35,13 @@ _IN_ORDER = {
         compiler.emission compiler.targets compiler.toolchain compiler compiler.kept
         runtime.session runtime.bundle runtime.shared_library
         runtime.compiled_session runtime.onnx_session runtime.openvino_session runtime.litert_session
-        runtime.torch_session runtime
+        runtime.ncnn_session runtime.torch_session runtime
         evaluation prediction
         report.record report.findings report.words report.counsel report.style report.charts report.sheets
         report.tables report.card report.page report.output report
-        benchmark benchmark.samples benchmark.conditions benchmark.peaks benchmark.worker benchmark.rounds
-        benchmark.program benchmark.comparison benchmark.layers benchmark.roofline
+        benchmark benchmark.samples benchmark.conditions benchmark.peaks benchmark.engines benchmark.results
+        benchmark.worker benchmark.rounds benchmark.program benchmark.comparison benchmark.layers
+        benchmark.roofline
     """,
     "learning": """
         layers network
@@ -60,7 +61,7 @@ _IN_ORDER = {
     """,
     "delivery": """
         exporting.golden exporting.c exporting.onnx exporting.formats exporting.card exporting.contents
-        exporting.destination exporting exporting.litert exporting.peers
+        exporting.destination exporting exporting.litert exporting.ncnn exporting.peers
         exporting.written exporting.state_dict exporting.keras_weights
         proof.theirs proof
         explain.program explain.figure explain.subject explain.separable explain.multipliers explain.manifold

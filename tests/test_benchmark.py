@@ -4,7 +4,6 @@ No latency is asserted.
 """
 
 import dataclasses
-import functools
 import importlib.util
 import json
 import math
@@ -19,19 +18,22 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip ins
 from calibrated import TINY, calibrated
 from mobilenets import zoo
 from mobilenets.benchmark import comparison as comparisons
-from mobilenets.benchmark import conditions, layers, roofline
+from mobilenets.benchmark import conditions, engines, layers, results, roofline
 from mobilenets.benchmark.comparison import Comparison, Row, compare
 from mobilenets.benchmark.conditions import Glimpse, noise
 from mobilenets.benchmark.peaks import Peaks, measure_peaks
 from mobilenets.benchmark.rounds import Candidate, LeftOut
 from mobilenets.benchmark.samples import Interval, median_interval, quantile, ratio
-from mobilenets.benchmark.worker import warm_up
-from mobilenets.cli import run_command
-from mobilenets.compiler import plan_of
+from mobilenets.benchmark.worker import pictures, warm_up
+from mobilenets.cli import benching, run_command
+from mobilenets.compiler import plan_of, toolchain, translate
 from mobilenets.cost import count
 from mobilenets.errors import EnvironmentFault, InputError
-from mobilenets.exporting import export
+from mobilenets.exporting import export, peers
 from mobilenets.exporting.peers import prepare, with_random_weights
+from mobilenets.runtime import ENGINES as RUNTIMES
+from mobilenets.runtime.torch_session import TorchSession
+from mobilenets.tolerances import BF16_RELATIVE, LOGITS_RELATIVE, agreement
 
 QUICK = {"rounds": 6, "seconds": 0.01}
 
@@ -155,15 +157,15 @@ def test_every_engine_has_its_row(found):
 
 def test_a_line_of_data_says_everything(found, tmp_path):
     file = tmp_path / "results.jsonl"
-    comparisons.append(found, file)
-    comparisons.append(found, file)
-    comparisons.check_file(file)
+    results.append_line(found.to_json(), file)
+    results.append_line(found.to_json(), file)
+    results.check_results(file)
     first, second = (json.loads(line) for line in file.read_text().splitlines())
     assert first == second == found.to_json()
     assert first["machine"]["processor"] and first["date"] and first["noise"]
     file.write_text("not JSON")
     with pytest.raises(InputError, match="one line of JSON"):
-        comparisons.check_file(file)
+        results.check_results(file)
 
 
 def row(engine, *medians):
@@ -174,6 +176,7 @@ def row(engine, *medians):
         p95_ms=max(medians),
         runs=100,
         cold_start_ms=Interval(50, 40, 60),
+        first_start_ms=50,
         peak_bytes=1,
         model_bytes=1,
         runtime_bytes=0,
@@ -182,11 +185,12 @@ def row(engine, *medians):
     )
 
 
-def comparison(*rows):
+def comparison(*rows, precision="fp32"):
     return Comparison(
         spec=TINY,
         threads=1,
         batch=1,
+        precision=precision,
         rows=rows,
         left_out=(LeftOut("torch", "no"),),
         noise=noise([Glimpse((1.0, 1.0), 0)]),
@@ -301,35 +305,35 @@ def test_layers_are_timed_and_drawn(checkpoint, tmp_path):
 # --- the verb --------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(comparisons, "compare", functools.partial(compare, seconds=0.01))
-
-
-def test_the_verb(file, tmp_path, capsys, quick):
-    results = tmp_path / "results.jsonl"
-    words = ["bench", str(file), "--engines", "compiled,onnxruntime", "--rounds", "6"]
-    assert run_command([*words, "--json", str(results)]) == 0
+def test_the_verb(file, tmp_path, capsys):
+    lines = tmp_path / "results.jsonl"
+    words = ["bench", str(file), "--engines", "compiled,onnxruntime", "--rounds", "6", "--seconds", "0.01"]
+    assert run_command([*words, "--json", str(lines)]) == 0
     printed = capsys.readouterr()
     for said in ("tiny · 32 px", "compiled", "onnxruntime", "of FMA peak", "The emitted C program"):
         assert said in printed.out
     assert "No winner" in printed.out or "is the fastest" in printed.out
     assert "The machine was" in printed.out
     assert "--layers" in printed.err
-    assert len(results.read_text().splitlines()) == 1
+    assert len(lines.read_text().splitlines()) == 1
 
 
 @pytest.mark.full
-def test_the_verb_by_name_and_batch(capsys, quick):
+def test_the_verb_by_name_and_batch(capsys):
     words = ["mobilenet_v3_small_050", "--resolution", "32", "--engines", "compiled", "--batch", "3"]
-    assert run_command(["bench", *words, "--rounds", "6"]) == 0
+    assert run_command(["bench", *words, "--rounds", "6", "--seconds", "0.01"]) == 0
     assert "pictures/s" in capsys.readouterr().out
 
 
 def test_the_verb_step_by_step(file, tmp_path, capsys):
-    assert run_command(["bench", str(file), "--roofline", str(tmp_path / "roof.svg")]) == 0
+    lines = tmp_path / "results.jsonl"
+    words = ["--roofline", str(tmp_path / "roof.svg"), "--json", str(lines)]
+    assert run_command(["bench", str(file), *words]) == 0
     out = capsys.readouterr().out
     assert "of FMA peak" in out and "blocks.0" in out
+    line = json.loads(lines.read_text())
+    assert results.kind(line) == ("profile", "tiny", 32, 1, 1, "fp32")
+    assert sum(macs for _title, _ms, macs, _bytes in line["steps"]) == count(TINY).macs
     assert (tmp_path / "roof.svg").is_file()
 
 
@@ -340,6 +344,9 @@ def test_the_verb_step_by_step(file, tmp_path, capsys):
         (["--rounds", "3"], "rounds is 3"),
         (["--threads", "0"], "threads is 0"),
         (["--batch", "0"], "batch is 0"),
+        (["--seconds", "0"], "seconds is 0"),
+        (["--precision", "bf61"], "Did you mean 'bf16'"),
+        (["--layers", "--precision", "bf16"], "in fp32"),
         (["--resolution", "64"], "a model has its own"),
         (["--layers", "--threads", "2"], "one picture on one thread"),
         (["--roofline", "roof.jpg"], ".svg or .png"),
@@ -356,22 +363,159 @@ def test_an_unknown_network(capsys):
     assert "Error" in capsys.readouterr().err
 
 
+# --- precision, and ways of torch ------------------------------------------------------------------
+
+
+def test_an_engine_without_bf16_is_left_out(checkpoint, tmp_path):
+    names = ["onnxruntime", "litert", "ncnn", "torch-channels-last"]
+    candidates, left_out = prepare(checkpoint, names, tmp_path, precision="bf16")
+    assert [each.engine for each in candidates] == ["torch-channels-last"]
+    assert all("fp32 alone" in each.why for each in left_out)
+
+
+def test_ours_computes_in_bf16_where_the_processor_can(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(toolchain.Compiler, "macros", lambda self, flags: frozenset())
+    found, (left,) = prepare(checkpoint, ["compiled"], tmp_path, precision="bf16")
+    assert (found, left.engine) == ([], "compiled")
+    assert "which this processor has not" in left.why
+
+
+def test_bf16_is_compared_with_fp32(checkpoint, tmp_path):
+    """With what the reference gives in fp32, not with the first engine, and as far as bf16 allows."""
+    (ours,), _ = prepare(checkpoint, ["compiled"], tmp_path)
+    (right,), _ = prepare(checkpoint, ["onnxruntime"], tmp_path)
+    (wrong,), _ = prepare(calibrated(seed=5), ["onnxruntime"], tmp_path)
+    found = compare(TINY, [ours], precision="bf16", reference=right, **QUICK)
+    assert found.rows[0].same and found.rows[0].relative_difference > 0
+    assert found.to_json()["precision"] == "bf16"
+    found = compare(TINY, [ours], precision="bf16", reference=wrong, **QUICK)
+    assert not found.rows[0].same and found.verdict.startswith("No winner")
+    assert peers.reference(checkpoint, [ours], tmp_path).engine == "torch-channels-last"
+
+
+@pytest.mark.parametrize("precision", engines.PRECISIONS)
+@pytest.mark.parametrize(
+    "name", ["torch", "torch-channels-last", pytest.param("torch-compile", marks=pytest.mark.full)]
+)
+def test_every_way_of_torch_computes_the_same(checkpoint, file, name, precision, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    pixels = pictures(TINY, 3)
+    expected = TorchSession(checkpoint).run(pixels)
+    session = engines.open_engine(name, file, threads=1, precision=precision)
+    bound = {"fp32": LOGITS_RELATIVE, "bf16": BF16_RELATIVE}[precision]
+    assert agreement(expected, session.run(pixels), bound).relative <= bound
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="openvino is not installed")
+def test_openvino_computes_in_what_it_is_told(checkpoint, tmp_path):
+    (theirs,), _ = prepare(checkpoint, ["openvino"], tmp_path)
+    pixels = pictures(TINY, 3)
+    expected = TorchSession(checkpoint).run(pixels)
+    for precision, bound in (("fp32", LOGITS_RELATIVE), ("bf16", BF16_RELATIVE)):
+        session = engines.open_engine("openvino", theirs.model, threads=1, precision=precision)
+        assert agreement(expected, session.run(pixels)).relative <= bound
+
+
+def test_slow_ways_of_torch_are_timed_when_they_are_asked_for():
+    assert set(benching._chosen("all")) - set(benching._chosen(None)) == {"torch", "torch-compile"}
+    assert benching._chosen(" openvino,torch,openvino") == ["openvino", "torch"]
+
+
+def test_every_engine_of_a_benchmark_is_one_of_the_runtimes():
+    assert {each.session for each in engines.ENGINES.values()} == set(RUNTIMES)
+
+
+def test_a_first_start_that_compiles_is_said(capsys):
+    slow = dataclasses.replace(row("compiled", *EVEN), first_start_ms=40_000)
+    benching._show(comparison(slow))
+    assert "40.0 s to its very first logits" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("pnnx"), reason="pnnx is not installed")
+def test_a_conversion_for_ncnn_is_two_files(checkpoint, tmp_path):
+    (theirs,), left_out = prepare(checkpoint, ["ncnn"], tmp_path)
+    assert not left_out
+    files = [theirs.model / "model.param", theirs.model / "model.bin"]
+    assert theirs.model_bytes == sum(file.stat().st_size for file in files)
+
+
+# --- the programs ----------------------------------------------------------------------------------
+
+PROGRAMS = Path(__file__).parents[1] / "benchmarks"
+in_the_repository = pytest.mark.skipif(
+    not PROGRAMS.is_dir(), reason="the programs lie beside the tests in the repository alone"
+)
+
+
+def program(name):
+    found = importlib.util.spec_from_file_location(name, PROGRAMS / f"{name}.py")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+@in_the_repository
+def test_every_job_is_a_command(tmp_path):
+    """Of its own kind, and the kind of the line that its command would write."""
+    networks = program("networks")
+    jobs = list(networks.jobs())
+    kinds = [(job.what, *job[1:]) for job in jobs]
+    assert len(set(kinds)) == len(jobs)
+    assert {job.part for job in jobs} == set(networks.PARTS)
+    for job in jobs:
+        words = networks.command(job, tmp_path / "results.jsonl", quick=True)
+        assert words[:2] == ["bench", job.network] and ("--layers" in words) == (job.part == "profile")
+
+
+@in_the_repository
+def test_the_measurements_go_on_where_they_were(tmp_path, monkeypatch, capsys):
+    networks = program("networks")
+    file = tmp_path / "results.jsonl"
+    here = {"resolution": 224, "machine": conditions.described()}
+    (first, second, *_) = networks.jobs()
+    line = comparison(row("compiled", *FASTER), row("litert", *EVEN)).to_json() | here
+    for other in ({"network": first.network}, {"network": second.network, "mobilenets": "0.0.1"}):
+        results.append_line(line | other, file)
+    peers_alone = comparison(row("litert", *EVEN)).to_json() | here | {"network": second.network}
+    results.append_line(peers_alone, file)
+    ran = []
+
+    def run(words):
+        ran.append(words[1])
+        if len(ran) == 3:
+            raise KeyboardInterrupt
+        return 0
+
+    monkeypatch.setattr(networks, "run", run)
+    monkeypatch.setattr("sys.argv", ["networks.py", "--results", str(file), "--only", "one"])
+    assert networks.main() == 130
+    assert ran == list(networks.NETWORKS[1:4])
+    said = capsys.readouterr().out
+    assert "5 of 6 to measure" in said and "min left" in said and "goes on from here" in said
+
+
+@in_the_repository
+def test_a_stopped_command_stops_the_program():
+    networks = program("networks")
+    assert networks.run(["models"]) == 0
+    with pytest.raises(KeyboardInterrupt):
+        networks.STOPPED = (2,)
+        networks.run(["bench", "no such network"])
+
+
 # --- the page --------------------------------------------------------------------------------------
 
-RENDER = Path(__file__).parents[1] / "benchmarks" / "render.py"
 
-
-@pytest.mark.skipif(not RENDER.is_file(), reason="the programs lie beside the tests in the repository alone")
+@in_the_repository
 def test_the_page_is_made_of_the_data_alone(found):
-    module = importlib.util.spec_from_file_location("render", RENDER)
-    render = importlib.util.module_from_spec(module)
-    module.loader.exec_module(render)
+    render = program("render")
     lines = [
         found.to_json() | {"network": "mobilenet_v1_100"},
         comparison(row("compiled", *FASTER), row("litert", *EVEN)).to_json(),
         comparison(row("compiled", *EVEN), row("litert", *FASTER)).to_json() | {"threads": 2},
         comparison(row("compiled", *EVEN), row("litert", *reversed(EVEN))).to_json() | {"batch": 32},
-        comparison(row("compiled", *EVEN)).to_json() | {"network": "mobilenet_v2_100", "resolution": 224},
+        comparison(row("compiled", *EVEN)).to_json()
+        | {"network": "mobilenet_v2_100", "resolution": 224, "left_out": {}},
     ]
     page = render.document(render.newest(lines * 2))
     assert page.count("| ahead |") >= 1
@@ -379,3 +523,39 @@ def test_the_page_is_made_of_the_data_alone(found):
     assert page.count("no winner") >= 1
     assert render.drawn(render.curves(lines)).startswith(b"<?xml")
     assert "How the cost grows" in page and "`mobilenet_v1_100`" in page
+
+
+@in_the_repository
+def test_a_lost_row_comes_with_its_profile(checkpoint):
+    render = program("render")
+    line = comparison(row("compiled", *EVEN), row("litert", *FASTER)).to_json()
+    page = render.document([line])
+    assert "`tiny` has no profile yet" in page
+    steps = layers.time_layers(checkpoint, seconds=0.01)
+    page = render.document([line, steps.to_json()])
+    longest = max(steps.steps, key=lambda step: step.median_ms)
+    assert f"| {longest.title} |" in page and "of FMA peak" in page and "no profile" not in page
+    won = comparison(row("compiled", *FASTER), row("litert", *EVEN)).to_json()
+    assert "None: we are ahead" in render.document([won])
+
+
+@in_the_repository
+def test_a_target_can_be_missed_by_who_is_ahead():
+    """0.95 of the peer's time is ahead, and not the 0.60 that V3-Small is to take."""
+    render = program("render")
+    nearly = tuple(0.95 * value for value in EVEN)
+    line = comparison(row("compiled", *nearly), row("litert", *EVEN)).to_json()
+    small = line | {"network": "mobilenet_v3_small_100"}
+    assert not render.lost(line) and render.lost(small)
+    assert "≤ 0.60 | ahead, target missed" in render.document([small])
+
+
+@in_the_repository
+def test_bf16_is_measured_against_openvino():
+    """Its target names it, also where another engine is faster."""
+    render = program("render")
+    rows = (row("compiled", *FASTER), row("openvino", *EVEN), row("torch", *FASTER))
+    line = comparison(*rows, precision="bf16").to_json()
+    peer, against = render.against_the_fastest(line)
+    assert peer == "openvino" and against.value < 0.8 and render.target(line) == 0.8
+    assert "1 thread, bf16" in render.document([line])

@@ -27,6 +27,7 @@ from mobilenets.runtime.bundle import (
     read_bundle,
 )
 from mobilenets.runtime.litert_session import LitertSession
+from mobilenets.runtime.ncnn_session import NcnnSession
 from mobilenets.runtime.onnx_session import OnnxSession
 from mobilenets.runtime.openvino_session import OpenVinoSession
 from mobilenets.tolerances import agreement
@@ -44,7 +45,11 @@ def bundle(checkpoint, tmp_path_factory) -> Bundle:
     return export(checkpoint, out=tmp_path_factory.mktemp("runtime") / "bundle")
 
 
-NEEDED = {"openvino": ("openvino",), "litert": ("ai_edge_litert", "litert_torch")}
+NEEDED = {
+    "openvino": ("openvino",),
+    "litert": ("ai_edge_litert", "litert_torch"),
+    "ncnn": ("ncnn", "pnnx"),
+}
 """Modules that the tests can do without: their engine is skipped then."""
 
 
@@ -70,9 +75,10 @@ def sessions(checkpoint, bundle, tmp_path_factory) -> dict[str, Session]:
     models |= {"onnxruntime": bundle.folder, "openvino": bundle.folder}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOBILENETS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        if missing("litert") is None:
-            (converted,), _ = prepare(checkpoint, ["litert"], tmp_path_factory.mktemp("converted"))
-            models["litert"] = converted.model
+        for engine in ("litert", "ncnn"):
+            if missing(engine) is None:
+                (converted,), _ = prepare(checkpoint, [engine], tmp_path_factory.mktemp("converted"))
+                models[engine] = converted.model
         return {
             engine: open_session(models[engine], engine=engine)
             for engine in ENGINES
@@ -195,8 +201,9 @@ def test_an_engine_refuses_the_other_kind_of_model(checkpoint, bundle):
         with pytest.raises(InputError, match="holds no ONNX file"):
             ENGINES[engine](dataclasses.replace(bundle, format="c"), None, SILENT)
     for model in (checkpoint, bundle.folder):
-        with pytest.raises(InputError, match="mobilenets bench"):
-            open_session(model, engine="litert")
+        for engine in ("litert", "ncnn"):
+            with pytest.raises(InputError, match="mobilenets bench"):
+                open_session(model, engine=engine)
 
 
 def test_without_onnxruntime(bundle, monkeypatch):
@@ -208,7 +215,11 @@ def test_without_onnxruntime(bundle, monkeypatch):
 
 @pytest.mark.parametrize(
     ("module", "session", "extra"),
-    [("openvino", OpenVinoSession, "openvino"), ("ai_edge_litert.interpreter", LitertSession, "litert")],
+    [
+        ("openvino", OpenVinoSession, "openvino"),
+        ("ai_edge_litert.interpreter", LitertSession, "litert"),
+        ("ncnn", NcnnSession, "ncnn"),
+    ],
 )
 def test_without_a_peers_runtime(bundle, monkeypatch, module, session, extra):
     monkeypatch.setitem(sys.modules, module, None)

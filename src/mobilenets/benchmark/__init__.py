@@ -4,8 +4,10 @@ samples      medians, and the interval of a ratio
 conditions   the processor, its compiler, and whether it was quiet
 peaks        what the processor can do: multiply-adds and bytes per second
 worker       the program that runs one engine
+engines      which session each engine is, and how it is set
+results      a file of lines of data
 rounds       engines in turn
-comparison   what came out, as a value and as a line of data
+comparison   what came out
 layers       the compiled network, step by step
 roofline     the same as a picture
 """

@@ -1,6 +1,5 @@
 """What a benchmark found: one row for each engine, and what may be said of their order."""
 
-import json
 import platform
 import re
 import statistics
@@ -12,29 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mobilenets import __version__
 from mobilenets.benchmark.conditions import Noise, described, noise
+from mobilenets.benchmark.engines import ENGINES, OURS, PRECISIONS
 from mobilenets.benchmark.peaks import Peaks, measure_peaks
 from mobilenets.benchmark.program import program_cold_start_ms
-from mobilenets.benchmark.rounds import Candidate, LeftOut, Timed, in_turn
+from mobilenets.benchmark.rounds import Candidate, LeftOut, Timed, in_turn, logits_of
 from mobilenets.benchmark.samples import MIN_ROUNDS, Interval, median_interval, quantile, ratio
 from mobilenets.compiler.targets import LIBRARY
 from mobilenets.cost import count
-from mobilenets.errors import EnvironmentFault, InputError
-from mobilenets.files import write_text
+from mobilenets.errors import EnvironmentFault, InputError, UnknownName
 from mobilenets.progress import SILENT, Progress
 from mobilenets.spec import Spec
-from mobilenets.tolerances import agreement
-
-OURS = "compiled"
-DISTRIBUTIONS = {
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-    "litert": "ai-edge-litert",
-    "torch": "torch",
-}
-"""What pip calls an engine's runtime; the compiled library needs none."""
+from mobilenets.tolerances import BF16_RELATIVE, agreement
 
 
 @dataclass(frozen=True)
@@ -48,15 +39,17 @@ class Row:
     p95_ms: float
     runs: int
     cold_start_ms: Interval
+    first_start_ms: float
+    """The first of them: an engine that compiles when it first sees a network finds that later."""
     peak_bytes: int
     """Of the engine's process, with Python's and numpy's own memory; 0 where the system does not say."""
     model_bytes: int
     runtime_bytes: int
     """Of the runtime's package on the disk, without what it depends on; 0 for the compiled library."""
     relative_difference: float
-    """max |Δlogit| to the first engine, in standard deviations of the logits."""
+    """max |Δlogit| to the reference, in standard deviations of its logits."""
     same: bool
-    """Whether its logits are those of the first engine, as another fp32 engine's have to be."""
+    """Whether its logits are those of the reference, as far as the precision allows."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +59,8 @@ class Comparison:
     spec: Spec
     threads: int
     batch: int
+    precision: str
+    """In what all of them compute: one of `engines.PRECISIONS`."""
     rows: tuple[Row, ...]
     left_out: tuple[LeftOut, ...]
     noise: Noise
@@ -87,8 +82,8 @@ class Comparison:
 
     @property
     def fastest(self) -> Row:
-        """The row with the smallest median, of those that compute the same."""
-        return min(self._same, key=lambda row: row.median_ms)
+        """The row with the smallest median, of those that compute the same, where any do."""
+        return min(self._same or self.rows, key=lambda row: row.median_ms)
 
     @property
     def _same(self) -> list[Row]:
@@ -110,6 +105,8 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """Which engine is the fastest, or that nobody can say."""
+        if not self._same:
+            return "No winner: no engine's logits are those of the network in fp32."
         best = self.fastest
         others = [row for row in self._same if row is not best]
         if not others:
@@ -133,6 +130,7 @@ class Comparison:
             "macs": self.macs,
             "threads": self.threads,
             "batch": self.batch,
+            "precision": self.precision,
             "machine": dict(self.machine),
             "versions": dict(self.versions),
             "noise": self.noise.to_json(),
@@ -156,6 +154,7 @@ class Comparison:
             "times_fastest": self.times(row, self.fastest)._asdict(),
             "share_of_peak": self.share_of_peak(row),
             "cold_start_ms": row.cold_start_ms._asdict(),
+            "first_start_ms": row.first_start_ms,
             "peak_bytes": row.peak_bytes,
             "model_bytes": row.model_bytes,
             "runtime_bytes": row.runtime_bytes,
@@ -173,16 +172,27 @@ def compare(
     batch: int = 1,
     rounds: int = 10,
     seconds: float = 1.0,
+    precision: str = "fp32",
+    reference: Candidate | None = None,
     progress: Progress = SILENT,
 ) -> Comparison:
-    """Time `candidates`, which run the same network of `spec`, in turn.
+    """Time `candidates`, which run the same network of `spec`, in turn, for `seconds` each.
 
-    Raises `InputError` for fewer than `MIN_ROUNDS` rounds, `EnvironmentFault` where no engine is left.
+    Their logits are compared with those of the first of them or, where there is a `reference`, with
+    what that one gives in fp32. Raises `InputError` for fewer than `MIN_ROUNDS` rounds,
+    `EnvironmentFault` where no engine is left.
     """
-    check(threads=threads, batch=batch, rounds=rounds)
+    check(threads=threads, batch=batch, rounds=rounds, seconds=seconds)
     peaks = _peaks(threads)
+    expected = None if reference is None else logits_of(reference, threads=threads, batch=batch)
     found = in_turn(
-        candidates, threads=threads, batch=batch, rounds=rounds, seconds=seconds, progress=progress
+        candidates,
+        threads=threads,
+        batch=batch,
+        rounds=rounds,
+        seconds=seconds,
+        precision=precision,
+        progress=progress,
     )
     missing = (*left_out, *found.left_out)
     if not found.timed:
@@ -191,12 +201,17 @@ def compare(
     again = _peaks(threads)
     best = None if peaks is None or again is None else Peaks(*map(max, zip(peaks, again, strict=True)))
     files = {each.engine: each.model_bytes for each in candidates}
-    first = next(iter(found.timed.values()))
+    if expected is None:
+        expected = np.array(next(iter(found.timed.values())).turns[0].logits, np.float32)
     return Comparison(
         spec=spec,
         threads=threads,
         batch=batch,
-        rows=tuple(_row(engine, each, first, files[engine]) for engine, each in found.timed.items()),
+        precision=precision,
+        rows=tuple(
+            _row(engine, each, expected, files[engine], _TOLERANCES[precision])
+            for engine, each in found.timed.items()
+        ),
         left_out=missing,
         noise=noise(found.glimpses),
         peaks=best,
@@ -208,29 +223,16 @@ def compare(
     )
 
 
-def check(*, threads: int, batch: int, rounds: int) -> None:
-    """Refuse numbers that cannot be meant."""
+def check(*, threads: int, batch: int, rounds: int, seconds: float = 1.0, precision: str = "fp32") -> None:
+    """Refuse numbers that cannot be meant, and a precision that there is not."""
+    if precision not in PRECISIONS:
+        raise UnknownName("precision", precision, PRECISIONS)
+    if not 0 < seconds <= 60:
+        raise InputError(f"seconds is {seconds:g}; it must be more than 0 and at most 60.")
     for name, value, least in (("threads", threads, 1), ("batch", batch, 1), ("rounds", rounds, MIN_ROUNDS)):
         if value < least:
             why = ": fewer give no 95 % interval" if name == "rounds" else ""
             raise InputError(f"{name} is {value}; it must be {least} or more{why}.")
-
-
-def check_file(file: Path) -> None:
-    """Refuse a file of results that is no such file, before anything is measured."""
-    try:
-        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-            json.loads(line)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            "is no file of results, one line of JSON each, to add to.", file=file, remedy="Name another."
-        ) from error
-
-
-def append(comparison: Comparison, file: Path) -> None:
-    """Add `comparison` as one line of JSON to `file`."""
-    before = file.read_text(encoding="utf-8") if file.exists() else ""
-    write_text(file, before + json.dumps(comparison.to_json(), allow_nan=False) + "\n")
 
 
 def _peaks(threads: int) -> Peaks | None:
@@ -265,10 +267,11 @@ def _header(candidates: Sequence[Candidate]) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _row(engine: str, timed: Timed, first: Timed, model_bytes: int) -> Row:
+def _row(engine: str, timed: Timed, expected: NDArray[np.float32], model_bytes: int, tolerance: float) -> Row:
     medians = tuple(statistics.median(turn.times_ms) for turn in timed.turns)
     everything = [each for turn in timed.turns for each in turn.times_ms]
-    found = agreement(*(np.array(each.turns[0].logits, np.float32) for each in (first, timed)))
+    logits = np.array(timed.turns[0].logits, np.float32)
+    found = agreement(expected, logits, tolerance)
     return Row(
         engine=engine,
         round_medians_ms=medians,
@@ -276,22 +279,22 @@ def _row(engine: str, timed: Timed, first: Timed, model_bytes: int) -> Row:
         p95_ms=quantile(everything, 0.95),
         runs=len(everything),
         cold_start_ms=median_interval(timed.cold_starts_ms),
+        first_start_ms=timed.cold_starts_ms[0],
         peak_bytes=max(turn.peak_bytes for turn in timed.turns),
         model_bytes=model_bytes,
         runtime_bytes=_installed_bytes(engine),
         relative_difference=found.relative,
-        same=found.relative <= _OTHER_ENGINE and found.top1_agreement == 1.0,
+        same=found.relative <= tolerance and found.top1_agreement == 1.0,
     )
 
 
-_OTHER_ENGINE = 1e-3
+_TOLERANCES = {"fp32": 1e-3, "bf16": BF16_RELATIVE}
 """Standard deviations of the logits: the first engine is not exact itself, and weights may be random."""
 
 
 def _installed_bytes(engine: str) -> int:
-    if engine not in DISTRIBUTIONS:
-        return 0
-    files = metadata.distribution(DISTRIBUTIONS[engine]).files or []
+    name = ENGINES[engine].distribution
+    files = [] if name is None else metadata.distribution(name).files or []
     sizes = {
         path: path.stat().st_size for path in (Path(str(file.locate())) for file in files) if path.is_file()
     }
@@ -299,6 +302,6 @@ def _installed_bytes(engine: str) -> int:
 
 
 def _versions(timed: Mapping[str, Timed]) -> dict[str, str]:
-    wanted = [DISTRIBUTIONS[engine] for engine in timed if engine in DISTRIBUTIONS]
-    found = {name: metadata.version(name) for name in ("numpy", *wanted)}
+    wanted = (ENGINES[engine].distribution for engine in timed)
+    found = {name: metadata.version(name) for name in ("numpy", *wanted) if name is not None}
     return {"python": platform.python_version(), **found}

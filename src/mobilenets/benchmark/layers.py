@@ -2,13 +2,17 @@
 
 import ctypes
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenets.benchmark.conditions import Noise, glimpse, noise
+from mobilenets import __version__
+from mobilenets.benchmark.conditions import Noise, described, glimpse, noise
 from mobilenets.benchmark.peaks import Peaks, measure_peaks
 from mobilenets.benchmark.worker import pictures
 from mobilenets.checkpoint import Checkpoint
@@ -53,11 +57,30 @@ class Layers:
     steps: tuple[StepTime, ...]
     peaks: Peaks
     noise: Noise
+    machine: Mapping[str, str]
+    date: str
+    """UTC, ISO 8601."""
 
     @property
     def total_ms(self) -> float:
         """The sum of the medians."""
         return sum(step.median_ms for step in self.steps)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; a step is its title, median in ms, multiply-adds and bytes moved."""
+        return {
+            "date": self.date,
+            "mobilenets": __version__,
+            "network": self.spec.name,
+            "resolution": self.spec.resolution,
+            "threads": 1,
+            "batch": 1,
+            "precision": "fp32",
+            "machine": dict(self.machine),
+            "noise": self.noise.to_json(),
+            "peaks": self.peaks._asdict(),
+            "steps": [[step.title, step.median_ms, step.macs, step.bytes_moved] for step in self.steps],
+        }
 
 
 def time_layers(checkpoint: Checkpoint, *, seconds: float = _SECONDS, progress: Progress = SILENT) -> Layers:
@@ -82,7 +105,14 @@ def time_layers(checkpoint: Checkpoint, *, seconds: float = _SECONDS, progress: 
         StepTime(step.title, max(1e-6 * float(ns), 1e-6), step.macs, step.bytes_moved)
         for step, ns in zip(plan.steps, medians, strict=True)
     )
-    return Layers(checkpoint.spec, steps, peaks, noise(glimpses))
+    return Layers(
+        spec=checkpoint.spec,
+        steps=steps,
+        peaks=peaks,
+        noise=noise(glimpses),
+        machine=described(),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 class _Clocked:

@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mobilenets.benchmark.conditions import Glimpse, glimpse
 from mobilenets.benchmark.worker import Request, Turn
 from mobilenets.errors import EnvironmentFault
@@ -67,6 +70,7 @@ def in_turn(
     batch: int,
     rounds: int,
     seconds: float,
+    precision: str = "fp32",
     progress: Progress = SILENT,
 ) -> Rounds:
     """Let every candidate run in every round, each round beginning with the next one.
@@ -83,7 +87,7 @@ def in_turn(
         if candidate.engine in failed:
             continue
         glimpses.append(glimpse())
-        asked = Request(str(candidate.model.resolve()), candidate.engine, threads, batch, seconds)
+        asked = _request(candidate, threads, batch, seconds, precision)
         try:
             turns[candidate.engine].append(_turn(asked))
         except EnvironmentFault as error:
@@ -95,6 +99,16 @@ def in_turn(
     }
     left_out = tuple(LeftOut(engine, why) for engine, why in failed.items())
     return Rounds(timed, left_out, tuple(glimpses))
+
+
+def logits_of(candidate: Candidate, *, threads: int, batch: int) -> NDArray[np.float32]:
+    """What `candidate` answers in fp32, in a process of its own; `EnvironmentFault` where it fails."""
+    turn, _ = _turn(_request(candidate, threads, batch, 0.0, "fp32"))
+    return np.array(turn.logits, np.float32)
+
+
+def _request(candidate: Candidate, threads: int, batch: int, seconds: float, precision: str) -> Request:
+    return Request(str(candidate.model.resolve()), candidate.engine, threads, batch, seconds, precision)
 
 
 def _turn(asked: Request) -> tuple[Turn, float]:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilenets.benchmark.engines import open_engine
 from mobilenets.errors import MobilenetsError
-from mobilenets.runtime import open_session
 from mobilenets.spec import Spec
 
 _WINDOW_SECONDS = 0.1
@@ -34,9 +34,12 @@ class Request:
     model: str
     """Path of a checkpoint or a bundle."""
     engine: str
+    """A key of `engines.ENGINES`."""
     threads: int
     batch: int
     seconds: float
+    precision: str = "fp32"
+    """One of `engines.PRECISIONS`."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Turn:
 
 def take_turn(asked: Request) -> Turn:
     """Open, answer, warm up, measure."""
-    session = open_session(asked.model, engine=asked.engine, threads=asked.threads)
+    session = open_engine(asked.engine, Path(asked.model), threads=asked.threads, precision=asked.precision)
     pixels = pictures(session.manifest.spec, asked.batch)
     logits = session.run(pixels)
     answered = time.monotonic()

@@ -358,11 +358,16 @@ def compile_model(
 def bench(
     model: Annotated[str, typer.Argument(metavar="NAME|MODEL", help="A network's name, or a model.")],
     engines: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Which to compare. [default: all that are installed]")
+        str | None,
+        typer.Option(metavar="A,B|all", help="Which to compare. [default: what is installed, torch one way]"),
     ] = None,
     threads: Annotated[int, typer.Option(metavar="N", help="Of each engine.")] = 1,
     batch: Annotated[int, typer.Option(metavar="N", help="Pictures of one run.")] = 1,
     rounds: Annotated[int, typer.Option(metavar="N", help="How often each engine has its turn.")] = 10,
+    seconds: Annotated[float, typer.Option(metavar="S", help="Timed in every turn.")] = 1.0,
+    precision: Annotated[
+        str, typer.Option(metavar="fp32|bf16", help="In what to compute; bf16: only engines that have it.")
+    ] = "fp32",
     resolution: Resolution = None,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Add the result to this file, as one line of JSON.")
@@ -383,6 +388,7 @@ def bench(
             engines=engines,
             threads=threads,
             batch=batch,
+            precision=precision,
             resolution=resolution,
             json=json,
             roofline=roofline,
@@ -394,6 +400,8 @@ def bench(
         threads=threads,
         batch=batch,
         rounds=rounds,
+        seconds=seconds,
+        precision=precision,
         resolution=resolution,
         json=json,
     )
@@ -527,6 +535,8 @@ _EXTRA_OF = {
     "openvino": "openvino",
     "ai_edge_litert": "litert",
     "litert_torch": "litert",
+    "ncnn": "ncnn",
+    "pnnx": "ncnn",
 }
 
 

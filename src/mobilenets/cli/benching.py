@@ -6,17 +6,20 @@ from pathlib import Path
 from mobilenets import checkpoint as checkpoints
 from mobilenets import zoo
 from mobilenets.benchmark import comparison as comparisons
-from mobilenets.benchmark.comparison import OURS, Comparison, Row
-from mobilenets.benchmark.conditions import described
+from mobilenets.benchmark.comparison import Comparison, Row
+from mobilenets.benchmark.engines import ENGINES, OURS, SLOW
 from mobilenets.benchmark.layers import Layers, time_layers
+from mobilenets.benchmark.results import append_line, check_results
 from mobilenets.benchmark.roofline import check_file, write_roofline
 from mobilenets.checkpoint import Checkpoint
 from mobilenets.cli.networks import find_spec, megabytes
 from mobilenets.cli.terminal import TerminalProgress, say, show, show_table
 from mobilenets.errors import InputError, UnknownName
-from mobilenets.runtime import ENGINES
 from mobilenets.runtime.bundle import Bundle, is_bundle, read_bundle
 from mobilenets.text import command_line, printable
+
+ALL = "all"
+"""Instead of names: every engine there is, the slow ones too."""
 
 
 def bench(
@@ -26,23 +29,22 @@ def bench(
     threads: int,
     batch: int,
     rounds: int,
+    seconds: float,
+    precision: str,
     resolution: int | None,
     json: Path | None,
 ) -> None:
     """`mobilenets bench`."""
-    chosen = list(dict.fromkeys(name.strip() for name in engines.split(","))) if engines else list(ENGINES)
-    for name in chosen:
-        if name not in ENGINES:
-            raise UnknownName("engine", name, ENGINES)
-    comparisons.check(threads=threads, batch=batch, rounds=rounds)
+    chosen = _chosen(engines)
+    comparisons.check(threads=threads, batch=batch, rounds=rounds, seconds=seconds, precision=precision)
     if json is not None:
-        comparisons.check_file(json)
+        check_results(json)
     source = _source(model, resolution)
-    from mobilenets.exporting.peers import prepare
+    from mobilenets.exporting.peers import prepare, reference
 
     progress = TerminalProgress()
     with tempfile.TemporaryDirectory() as folder:
-        candidates, left_out = prepare(source, chosen, Path(folder), progress=progress)
+        candidates, left_out = prepare(source, chosen, Path(folder), precision=precision, progress=progress)
         found = comparisons.compare(
             source.manifest.spec,
             candidates,
@@ -50,15 +52,31 @@ def bench(
             threads=threads,
             batch=batch,
             rounds=rounds,
+            seconds=seconds,
+            precision=precision,
+            reference=None if precision == "fp32" else reference(source, candidates, Path(folder)),
             progress=progress,
         )
     if json is not None:
-        comparisons.append(found, json)
+        append_line(found.to_json(), json)
     _show(found)
     if json is not None:
         say(f"Added to {printable(str(json))}")
     if any(row.engine == OURS for row in found.rows) and isinstance(source, Checkpoint):
         say(f"Next     {_again(model, resolution, '--layers')}")
+
+
+def _chosen(engines: str | None) -> list[str]:
+    """The names in `engines`, `all`, or those that are timed without being asked for."""
+    if engines is None:
+        return [name for name in ENGINES if name not in SLOW]
+    if engines == ALL:
+        return list(ENGINES)
+    chosen = list(dict.fromkeys(name.strip() for name in engines.split(",")))
+    for name in chosen:
+        if name not in ENGINES:
+            raise UnknownName("engine", name, [*ENGINES, ALL])
+    return chosen
 
 
 def _again(model: str, resolution: int | None, *words: str) -> str:
@@ -85,7 +103,7 @@ def _show(found: Comparison) -> None:
     machine = found.machine
     show(
         f"{printable(spec.name)} · {spec.resolution} px · batch {found.batch} · threads {found.threads} · "
-        f"{found.macs:,} MACs a run\n"
+        f"{found.precision} · {found.macs:,} MACs a run\n"
         f"{machine['processor']}, {machine['cores']} cores · "
         f"{machine.get('instructions', 'no C compiler')} · {machine.get('compiler', '')}\n"
         + " · ".join(f"{name} {version}" for name, version in found.versions.items())
@@ -110,7 +128,12 @@ def _show(found: Comparison) -> None:
         if not row.same:
             show(
                 f"{row.engine} computes something else: its logits are {row.relative_difference:.1e} of "
-                "their spread away from those of the first engine."
+                f"their spread away from {_MEASURE[found.precision]}."
+            )
+        if row.first_start_ms > 3 * row.cold_start_ms.value:
+            show(
+                f"{row.engine} took {row.first_start_ms / 1e3:,.1f} s to its very first logits; what it "
+                "made then was there for the other starts."
             )
     show(found.verdict)
     if found.program_ms is not None:
@@ -120,6 +143,9 @@ def _show(found: Comparison) -> None:
     show(str(found.noise))
     for each in found.left_out:
         say(f"left out: {each.engine}: {each.why}")
+
+
+_MEASURE = {"fp32": "those of the first engine", "bf16": "the fp32 ones"}
 
 
 def _cells(row: Row, found: Comparison) -> list[str]:
@@ -144,16 +170,19 @@ def layers(
     engines: str | None,
     threads: int,
     batch: int,
+    precision: str,
     resolution: int | None,
     json: Path | None,
     roofline: Path | None,
 ) -> None:
     """`mobilenets bench --layers`."""
-    if (threads, batch, engines, json) != (1, 1, None, None):
+    if (threads, batch, engines, precision) != (1, 1, None, "fp32"):
         raise InputError(
-            "--layers times the compiled network, one picture on one thread; it takes no --engines, "
-            "--threads, --batch and --json."
+            "--layers times the compiled network, one picture on one thread in fp32; it takes no "
+            "--engines, --threads, --batch and --precision."
         )
+    if json is not None:
+        check_results(json)
     if roofline is not None:
         check_file(roofline)
     source = _source(model, resolution)
@@ -164,7 +193,11 @@ def layers(
             remedy="Name the checkpoint or the run folder that it was made from.",
         )
     found = time_layers(source, progress=TerminalProgress())
+    if json is not None:
+        append_line(found.to_json(), json)
     _show_layers(found)
+    if json is not None:
+        say(f"Added to {printable(str(json))}")
     if roofline is not None:
         write_roofline(found, roofline)
         say(f"Written: {printable(str(roofline))}")
@@ -173,7 +206,7 @@ def layers(
 
 
 def _show_layers(found: Layers) -> None:
-    machine, peaks = described(), found.peaks
+    machine, peaks = found.machine, found.peaks
     show(
         f"{printable(found.spec.name)} · {found.spec.resolution} px · one thread · {machine['processor']} · "
         f"{machine['instructions']}\n"

@@ -71,7 +71,7 @@ def _key(checkpoint: Checkpoint) -> str:
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for name in specs.tensor_shapes(spec):
-        key.update(np.ascontiguousarray(checkpoint.tensors[name], dtype=np.float32))
+        key.update(np.ascontiguousarray(checkpoint.tensors[name], dtype=np.float32).data)
     return key.hexdigest()[:32]
 
 

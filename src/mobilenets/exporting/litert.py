@@ -6,7 +6,7 @@ import torch
 
 from mobilenets.checkpoint import Checkpoint
 from mobilenets.errors import EnvironmentFault, MissingExtra
-from mobilenets.exporting.onnx import FromPixels, first_line, quiet
+from mobilenets.exporting.onnx import FromPixels, first_line, mute
 from mobilenets.files import replacing
 
 
@@ -16,14 +16,14 @@ def write_litert(checkpoint: Checkpoint, path: Path) -> None:
     Raises `MissingExtra` without `litert-torch`, `EnvironmentFault` where it cannot convert the network.
     """
     try:
-        with quiet():
+        with mute():
             import litert_torch
     except ImportError as error:
         raise MissingExtra("Converting a model for LiteRT", "litert", "litert-torch") from error
     spec = checkpoint.spec
     pixels = torch.zeros((1, spec.resolution, spec.resolution, spec.channels), dtype=torch.uint8)
     try:
-        with quiet(), replacing(path) as temporary:
+        with mute(), replacing(path) as temporary:
             litert_torch.convert(FromPixels(checkpoint), (pixels,)).export(str(temporary))
     # The converter's exceptions have no common base but Exception.
     except Exception as error:

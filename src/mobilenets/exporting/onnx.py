@@ -9,6 +9,8 @@ import contextlib
 import io
 import json
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +119,25 @@ def quiet() -> Iterator[None]:
             yield
         finally:
             logging.disable(disabled)
+
+
+@contextlib.contextmanager
+def mute() -> Iterator[None]:
+    """`quiet`, and what a converter's C++ writes past Python goes nowhere either."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = {number: os.dup(number) for number in (1, 2)}
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for number in kept:
+            os.dup2(nowhere, number)
+        with quiet():
+            yield
+    finally:
+        for number, before in kept.items():
+            os.dup2(before, number)
+            os.close(before)
+        os.close(nowhere)
 
 
 def _describe(model: "onnx.ModelProto", manifest: Manifest) -> None:

@@ -1,6 +1,6 @@
 """One checkpoint as every engine of a benchmark wants it: converted, but neither proven nor described.
 
-ONNX and LiteRT files are kept in the cache, since a conversion takes a minute.
+ONNX, LiteRT and ncnn files are kept in the cache, since a conversion takes a minute.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 
 from mobilenets import __version__
+from mobilenets.benchmark.engines import ENGINES
 from mobilenets.benchmark.rounds import Candidate, LeftOut
 from mobilenets.checkpoint import MODEL_FILE, Checkpoint, Manifest
 from mobilenets.compiler import translate
@@ -24,6 +25,7 @@ from mobilenets.errors import EnvironmentFault, InputError, MissingExtra, Mobile
 from mobilenets.exporting.c import SOURCES
 from mobilenets.exporting.contents import unproven
 from mobilenets.exporting.litert import write_litert
+from mobilenets.exporting.ncnn import write_ncnn
 from mobilenets.exporting.onnx import OPSETS, write_onnx
 from mobilenets.files import caches, replacing_folder, write_json
 from mobilenets.network import build, reestimate_norms, to_tensors
@@ -59,6 +61,7 @@ PACKAGES = {
     "onnxruntime": Package("onnxruntime", "onnxruntime", "onnx"),
     "openvino": Package("openvino", "openvino", "openvino"),
     "litert": Package("ai_edge_litert", "ai-edge-litert", "litert"),
+    "ncnn": Package("ncnn", "ncnn", "ncnn"),
 }
 
 
@@ -80,26 +83,47 @@ CONVERSIONS = {
         ("torch", "onnxscript"),
     ),
     "litert": Conversion("model.tflite", "litert", write_litert, ("torch", "litert-torch")),
+    "ncnn": Conversion("model.param", "ncnn", write_ncnn, ("torch", "pnnx")),
 }
-FORMATS = {"onnxruntime": "onnx", "openvino": "onnx", "litert": "litert"}
+FORMATS = {"onnxruntime": "onnx", "openvino": "onnx", "litert": "litert", "ncnn": "ncnn"}
 """Engine → the key of `CONVERSIONS` that it runs."""
 
 
 def prepare(
-    model: Checkpoint | Bundle, engines: Sequence[str], folder: Path, *, progress: Progress = SILENT
+    model: Checkpoint | Bundle,
+    engines: Sequence[str],
+    folder: Path,
+    *,
+    precision: str = "fp32",
+    progress: Progress = SILENT,
 ) -> tuple[list[Candidate], list[LeftOut]]:
-    """`model` for each of `engines`, and who cannot run it; what is not kept goes into `folder`."""
+    """`model` for each of `engines`, and who cannot run it in `precision`; what is not kept goes into
+    `folder`.
+    """
     candidates, left_out = [], []
     for engine in engines:
         try:
+            _check_precision(engine, precision)
             _check_installed(engine)
             if isinstance(model, Bundle):
-                candidates.append(_as_it_is(model, engine))
+                candidates.append(_as_it_is(model, engine, precision))
             else:
-                candidates.append(_converted(model, engine, folder, progress))
+                candidates.append(_converted(model, engine, folder, precision, progress))
         except MobilenetsError as error:
             left_out.append(LeftOut(engine, str(error).replace("\n", " ")))
     return candidates, left_out
+
+
+def reference(model: Checkpoint | Bundle, candidates: Sequence[Candidate], folder: Path) -> Candidate | None:
+    """Whose fp32 logits are the measure of other precisions: torch's, or for a bundle the first engine's."""
+    if isinstance(model, Bundle):
+        return candidates[0] if candidates else None
+    return _saved(model, "torch-channels-last", folder)
+
+
+def _check_precision(engine: str, precision: str) -> None:
+    if precision not in ENGINES[engine].precisions:
+        raise InputError(f"it computes in {', '.join(ENGINES[engine].precisions)} alone here.")
 
 
 def _check_installed(engine: str) -> None:
@@ -109,24 +133,32 @@ def _check_installed(engine: str) -> None:
             raise MissingExtra("it", package.extra, package.name)
 
 
-def _as_it_is(bundle: Bundle, engine: str) -> Candidate:
+def _as_it_is(bundle: Bundle, engine: str, precision: str) -> Candidate:
     if engine != bundle.engine and FORMATS.get(engine) != bundle.format:
         raise InputError(f"the bundle is for {bundle.engine} and holds no checkpoint to convert.")
+    if bundle.engine == "compiled" and precision != "fp32":
+        raise InputError("the bundle's library computes in what it was compiled for.")
     return Candidate(engine, bundle.folder, bundle.model_file.stat().st_size)
 
 
-def _converted(checkpoint: Checkpoint, engine: str, folder: Path, progress: Progress) -> Candidate:
+def _converted(
+    checkpoint: Checkpoint, engine: str, folder: Path, precision: str, progress: Progress
+) -> Candidate:
     if engine in FORMATS:
         return _kept(checkpoint, engine, progress)
     if engine == "compiled":
         model = folder / "compiled"
         model.mkdir()
-        library = cached_library(translate(checkpoint), progress=progress)
+        library = cached_library(translate(checkpoint, precision=precision), progress=progress)
         shutil.copyfile(library, model / LIBRARY)
         (model / SOURCES).mkdir()
         shutil.copyfile(library.with_name("model.h"), model / SOURCES / "model.h")
         _describe(checkpoint, model, "c", engine, LIBRARY)
         return Candidate(engine, model, library.stat().st_size)
+    return _saved(checkpoint, engine, folder)
+
+
+def _saved(checkpoint: Checkpoint, engine: str, folder: Path) -> Candidate:
     file = checkpoint.save(folder / MODEL_FILE)
     return Candidate(engine, file, file.stat().st_size)
 
@@ -141,7 +173,8 @@ def _kept(checkpoint: Checkpoint, engine: str, progress: Progress) -> Candidate:
         with replacing_folder(kept) as building:
             conversion.write(checkpoint, building / conversion.model_file)
             _describe(checkpoint, building, form, conversion.engine, conversion.model_file)
-    return Candidate(engine, kept, (kept / conversion.model_file).stat().st_size)
+    stem = Path(conversion.model_file).stem
+    return Candidate(engine, kept, sum(file.stat().st_size for file in kept.glob(f"{stem}.*")))
 
 
 def _describe(checkpoint: Checkpoint, folder: Path, form: str, engine: str, model_file: str) -> None:

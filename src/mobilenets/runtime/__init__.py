@@ -66,6 +66,18 @@ def _litert(source: Checkpoint | Bundle, threads: int | None, _progress: Progres
     return LitertSession(source, threads=threads)
 
 
+def _ncnn(source: Checkpoint | Bundle, threads: int | None, _progress: Progress) -> Session:
+    if isinstance(source, Checkpoint) or source.format != "ncnn":
+        raise InputError(
+            "ncnn runs a model that was converted for it; this is none.",
+            file=source.folder if isinstance(source, Bundle) else None,
+            remedy="To convert one and time it: mobilenets bench MODEL --engines ncnn",
+        )
+    from mobilenets.runtime.ncnn_session import NcnnSession
+
+    return NcnnSession(source, threads=threads)
+
+
 def _compiled(source: Checkpoint | Bundle, threads: int | None, progress: Progress) -> Session:
     if isinstance(source, Bundle) and source.format != "c":
         raise InputError("this bundle holds no compiled model.", file=source.folder)
@@ -79,6 +91,7 @@ ENGINES: dict[str, Callable[[Checkpoint | Bundle, int | None, Progress], Session
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
     "litert": _litert,
+    "ncnn": _ncnn,
     "torch": _torch,
 }
 """Each takes a model, a bound for its threads, and whom to tell of long work."""

@@ -10,16 +10,19 @@ from mobilenets.runtime.bundle import Bundle
 from mobilenets.runtime.onnx_session import INPUT, OUTPUT
 from mobilenets.runtime.session import check_pixels
 
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+
 
 class OpenVinoSession:
-    """OpenVINO in fp32, one stream; compiled anew for every number of pictures that it has not met yet.
+    """OpenVINO, one stream; compiled anew for every number of pictures that it has not met yet.
 
-    fp32 is asked for: by default this engine computes in bf16 where the processor can.
+    It computes in fp32 where nothing else is said. That has to be asked for: by default this engine
+    takes bf16 where the processor has it.
     """
 
     engine = "openvino"
 
-    def __init__(self, source: Bundle, *, threads: int | None = None):
+    def __init__(self, source: Bundle, *, threads: int | None = None, precision: str = "fp32"):
         try:
             import openvino
         except ImportError as error:
@@ -29,7 +32,7 @@ class OpenVinoSession:
         self._options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
         }
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads

@@ -1,0 +1,42 @@
+"""A file of results: one line of JSON for each, only ever added to."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mobilenets.benchmark.engines import OURS
+from mobilenets.errors import InputError
+from mobilenets.files import write_text
+
+
+def check_results(file: Path) -> None:
+    """Refuse a file of results that is no such file, before anything is measured."""
+    try:
+        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+            json.loads(line)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            "is no file of results, one line of JSON each, to add to.", file=file, remedy="Name another."
+        ) from error
+
+
+def append_line(value: Mapping[str, Any], file: Path) -> None:
+    """Add `value` as one line of JSON to `file`."""
+    before = file.read_text(encoding="utf-8") if file.exists() else ""
+    write_text(file, before + json.dumps(value, allow_nan=False) + "\n")
+
+
+def kind(line: Mapping[str, Any]) -> tuple[str | int, ...]:
+    """What a line is the newest of: `engines`, `ours` alone or `profile`, and of which network and how."""
+    what = "profile" if "steps" in line else "engines"
+    if what == "engines" and [row["engine"] for row in line["engines"]] == [OURS] and not line["left_out"]:
+        what = "ours"
+    return (
+        what,
+        line["network"],
+        line["resolution"],
+        line["threads"],
+        line["batch"],
+        line.get("precision", "fp32"),
+    )
