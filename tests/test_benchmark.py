@@ -26,7 +26,7 @@ from mobilenets.benchmark.rounds import Candidate, LeftOut
 from mobilenets.benchmark.samples import Interval, median_interval, quantile, ratio
 from mobilenets.benchmark.worker import pictures, warm_up
 from mobilenets.cli import benching, run_command
-from mobilenets.compiler import plan_of, toolchain, translate
+from mobilenets.compiler import plan_of, toolchain
 from mobilenets.cost import count
 from mobilenets.errors import EnvironmentFault, InputError
 from mobilenets.exporting import export, peers
