@@ -89,9 +89,9 @@ NOW = {
 }
 WHEN_USED = {
     "values": {"pillow_heif"},
-    "engine": {"matplotlib", "jinja2", "markupsafe", "onnxruntime", "openvino", "ai_edge_litert"},
+    "engine": {"matplotlib", "jinja2", "markupsafe", "onnxruntime", "openvino", "ai_edge_litert", "ncnn"},
     "learning": {"accelerate", "h5py"},
-    "delivery": {"onnx", "onnxscript", "litert_torch", "sklearn", "h5py"}
+    "delivery": {"onnx", "onnxscript", "litert_torch", "pnnx", "sklearn", "h5py"}
     | {"timm", "torchvision", "transformers"}
     | {"keras"},
 }

@@ -119,11 +119,11 @@ def test_a_library_that_went_is_compiled_again(checkpoint, monkeypatch, tmp_path
     library.parent.mkdir(parents=True)
     compiled = []
     monkeypatch.setattr(kept, "cached_library", lambda *_, **__: compiled.append(library) or library)
-    assert kept.library_of(checkpoint) == library
-    assert kept.library_of(checkpoint) == library
+    assert kept.find_or_compile(checkpoint) == library
+    assert kept.find_or_compile(checkpoint) == library
     assert len(compiled) == 2
     library.write_bytes(b"")
-    assert kept.library_of(checkpoint) == library
+    assert kept.find_or_compile(checkpoint) == library
     assert len(compiled) == 2
 
 
@@ -140,7 +140,7 @@ def test_without_a_compiler_or_with_one_that_fails_it_is_torch(other, monkeypatc
 def test_a_library_that_does_not_open_is_named(checkpoint, monkeypatch, tmp_path):
     broken = tmp_path / "libmodel.so"
     broken.write_bytes(b"no library")
-    monkeypatch.setattr("mobilenets.runtime.compiled_session.library_of", lambda *_, **__: broken)
+    monkeypatch.setattr("mobilenets.runtime.compiled_session.find_or_compile", lambda *_, **__: broken)
     heard = Heard()
     assert open_session(checkpoint, progress=heard).engine == "torch"
     (line,) = heard.lines
@@ -172,7 +172,7 @@ def test_with_neither_it_says_how_to_get_one(other, monkeypatch):
 
 
 def test_what_is_wrong_is_said_before_anything_is_compiled(other, shapes_folder, monkeypatch):
-    monkeypatch.setattr(kept, "library_of", unavailable)
+    monkeypatch.setattr(kept, "find_or_compile", unavailable)
     unknown = with_manifest(other, labels=("a", "b", "c", "d", "e"))
     with pytest.raises(LabelsError):
         evaluate(unknown, scan(shapes_folder, purpose="evaluate"))

@@ -27,7 +27,7 @@ from mobilenets.progress import SILENT, Progress
 from mobilenets.text import printable
 
 
-def library_of(checkpoint: Checkpoint, *, progress: Progress = SILENT) -> Path:
+def find_or_compile(checkpoint: Checkpoint, *, progress: Progress = SILENT) -> Path:
     """The library of `checkpoint` for here: the kept one, else compiled now, which `progress` is told.
 
     Raises `EnvironmentFault` where there is none and it cannot be compiled or kept.

@@ -147,9 +147,9 @@ def _converted(
     if engine in FORMATS:
         return _kept(checkpoint, engine, progress)
     if engine == "compiled":
+        library = cached_library(translate(checkpoint, precision=precision), progress=progress)
         model = folder / "compiled"
         model.mkdir()
-        library = cached_library(translate(checkpoint, precision=precision), progress=progress)
         shutil.copyfile(library, model / LIBRARY)
         (model / SOURCES).mkdir()
         shutil.copyfile(library.with_name("model.h"), model / SOURCES / "model.h")

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenets.checkpoint import Checkpoint
-from mobilenets.compiler.kept import library_of
+from mobilenets.compiler.kept import find_or_compile
 from mobilenets.errors import CheckpointError, EnvironmentFault
 from mobilenets.progress import SILENT, Progress
 from mobilenets.runtime.bundle import Bundle
@@ -29,7 +29,7 @@ class CompiledSession:
         if isinstance(source, Bundle):
             self._library = Library(source.model_file, threads)
             return
-        file = library_of(source, progress=progress)
+        file = find_or_compile(source, progress=progress)
         try:
             self._library = Library(file, threads)
         except CheckpointError as error:
