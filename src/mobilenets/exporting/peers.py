@@ -148,9 +148,9 @@ def _converted(
     if engine in FORMATS:
         return _kept(checkpoint, engine, progress)
     if engine == "compiled":
+        library = cached_library(_translated(checkpoint, precision), progress=progress)
         model = folder / "compiled"
         model.mkdir()
-        library = cached_library(_translated(checkpoint, precision), progress=progress)
         shutil.copyfile(library, model / LIBRARY)
         (model / SOURCES).mkdir()
         shutil.copyfile(library.with_name("model.h"), model / SOURCES / "model.h")

@@ -36,7 +36,7 @@ class NcnnSession:
         self._ncnn: Any = ncnn
         self._kind = getattr(ncnn.Mat.PixelType, _PIXELS[spec.channels])
         factor, offset = affine(source.manifest.preprocessing)
-        self._mean, self._scale = [(-offset / factor).tolist(), factor.tolist()]
+        self._mean, self._scale = (-offset / factor).tolist(), factor.tolist()
         self._net = ncnn.Net()
         # By default it stores maps as fp16 or bf16, and computes in fp16 where the processor can.
         for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
