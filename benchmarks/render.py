@@ -263,7 +263,7 @@ def curves(lines: list[Line]) -> dict[str, Curve]:
 def ticks(across: list[float]) -> list[str]:
     """A label for each value, none where the next one would lie upon it."""
     pairs = zip(across, [*across[1:], math.inf], strict=True)
-    return [f"{value:g}" if following > 1.2 * value else "" for value, following in pairs]
+    return [f"{value:g}" if following > 1.18 * value else "" for value, following in pairs]
 
 
 def powers_of_two(top: float) -> list[float]:
