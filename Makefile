@@ -14,7 +14,8 @@ WORKERS ?= 2
 BENCH ?=
 
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --editable
+# Bytecode is written when a module is first imported: writing all of it takes pip longer than the rest.
+INSTALL := $(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable
 # One thread for each of the workers: two workers of two threads take half as long again on two cores.
 # And glibc keeps the memory that torch frees, instead of asking the kernel for it at every step.
 PYTEST := OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824 \

@@ -19,7 +19,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobilenets import files
 from mobilenets.errors import EnvironmentFault, InputError, WriteFailed
 from mobilenets.weights import cache, catalogue, download, transfer
 from mobilenets.weights.transfer import Rules, Trouble
@@ -695,7 +694,6 @@ def test_two_at_once(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyP
     """With a lock one of them downloads; on a file system without, each has a part of its own."""
     if not locks:
         monkeypatch.setattr(cache, "_lock", lambda _: None)
-        monkeypatch.setattr(files.os, "getpid", threading.get_ident)  # the threads stand for processes
     began = threading.Barrier(2)
 
     def slowly(handler: BaseHTTPRequestHandler) -> None:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -37,7 +38,12 @@ def _beside(path: Path) -> Path:
     """A hidden name in the same folder; `WriteFailed` where `path` names a folder or nothing."""
     if not path.name or path.is_dir():
         raise WriteFailed("is a folder, so no file can be written there.", file=path, remedy="Name a file.")
-    return path.with_name(f".{path.name[:80]}.{os.getpid()}.tmp")
+    return _unique(path, "tmp")
+
+
+def _unique(path: Path, end: str) -> Path:
+    """A hidden name beside `path`, which no other thread has, and no process in another container."""
+    return path.with_name(f".{path.name[:80]}.{secrets.token_hex(6)}.{end}")
 
 
 @contextmanager
@@ -48,7 +54,7 @@ def replacing_folder(out: Path) -> Iterator[Path]:
     Whoever calls this has made sure that `out` may be replaced. A full disk or a missing permission
     becomes `WriteFailed`.
     """
-    temporary = out.with_name(f".{out.name[:80]}.{os.getpid()}.tmp")
+    temporary = _unique(out, "tmp")
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -60,7 +66,7 @@ def replacing_folder(out: Path) -> Iterator[Path]:
 
 
 def _move(new: Path, out: Path) -> None:
-    old = out.with_name(f".{out.name[:80]}.{os.getpid()}.old")
+    old = _unique(out, "old")
     replaced = out.exists()
     if replaced:
         os.replace(out, old)

@@ -24,6 +24,7 @@ def check_results(file: Path) -> None:
 def append_line(value: Mapping[str, Any], file: Path) -> None:
     """Add `value` as one line of JSON to `file`."""
     before = file.read_text(encoding="utf-8") if file.exists() else ""
+    before += "\n" if before and not before.endswith("\n") else ""
     write_text(file, before + json.dumps(value, allow_nan=False) + "\n")
 
 

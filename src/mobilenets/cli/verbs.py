@@ -306,6 +306,8 @@ def export(
 ) -> None:
     """`mobilenets export` and `mobilenets compile`."""
     if to in ("torchvision", "timm", "keras"):
+        if precision != "fp32":
+            raise InputError(f"weights for {to} are written in fp32 alone; {precision} is for C (--to c).")
         _export_weights(model, to, pictures=pictures, output=output, as_json=as_json)
         return
     from mobilenets.exporting import export as write_bundle

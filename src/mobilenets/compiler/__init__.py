@@ -8,7 +8,7 @@
     toolchain  the C compiler, and a cache of libraries
     kept       a checkpoint's library in that cache, found without compiling anything
 
-The kernels are written by hand, in `c/kernels.h`; docs/compiler.md explains them.
+The kernels are written by hand, in `c/kernels.h` and `c/kernels_bf16.h`; docs/compiler.md explains them.
 """
 
 import numpy as np

@@ -9,6 +9,7 @@ before is found without a C compiler; another version of the same compiler makes
 import hashlib
 import json
 import os
+import platform
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -54,7 +55,7 @@ def find_or_compile(checkpoint: Checkpoint, *, progress: Progress = SILENT) -> P
 def _noted(note: Path, folder: Path) -> Path | None:
     try:
         library = folder / note.read_text(encoding="utf-8") / LIBRARY
-    except OSError:
+    except (OSError, ValueError):
         return None
     return library if library.is_file() else None
 
@@ -68,6 +69,7 @@ def _key(checkpoint: Checkpoint) -> str:
         "code": _own_code(),
         "instructions": instructions(),
         "compiler": os.environ.get("CC", ""),
+        "system": [platform.system(), platform.machine(), *platform.libc_ver()],
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for name in specs.tensor_shapes(spec):

@@ -176,7 +176,7 @@ class _Builder:
 
     def _in_blocks(self, entering: Map) -> Map:
         """A picture's pixels, one channel block each, for the kernels that are not made for pictures."""
-        if entering.block == self.precision.block:
+        if entering.block == self.precision.block and entering.precision == self.precision:
             return entering
         weight = np.eye(entering.channels)[:, :, None, None]
         return self.convolve(Convolution("picture.blocks", weight, np.zeros(entering.channels)), entering)

@@ -36,7 +36,7 @@ PRECISIONS = {precision.name: precision for precision in (FP32, BF16)}
 
 @dataclass
 class Map:
-    """A feature map in the arena; see `c/kernels.h` for its layout."""
+    """A feature map in the arena; see `c/maps.h` for its layout."""
 
     name: str
     channels: int

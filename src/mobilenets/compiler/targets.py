@@ -64,8 +64,13 @@ AVX512 = CodePath(
 )
 _BF16 = ("-march=x86-64-v4", "-mavx512bf16")
 AVX512_BF16 = CodePath("avx512_bf16", _BF16, f"{AVX512.condition} && {_supports('avx512bf16')}")
-_MAY_USE_TILES = "({ extern long syscall(long, ...); syscall(158, 0x1023, 18) == 0; })"
-"""Asks Linux for AMX's registers (arch_prctl, ARCH_REQ_XCOMP_PERM); it refuses where there are none."""
+_MAY_USE_TILES = (
+    "({ unsigned a = 7, b, c = 0, d; extern long syscall(long, ...); "
+    '__asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d)); '
+    "(d & 1u << 22) && (d & 1u << 24) && syscall(158, 0x1023, 18) == 0; })"
+)
+"""Whether the processor has AMX-BF16 and AMX-TILE, and Linux gives this process the registers (arch_prctl,
+ARCH_REQ_XCOMP_PERM)."""
 AMX_BF16 = CodePath(
     "amx_bf16", (*_BF16, "-mamx-tile", "-mamx-bf16"), f"{AVX512_BF16.condition} && {_MAY_USE_TILES}"
 )

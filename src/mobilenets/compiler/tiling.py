@@ -30,6 +30,8 @@ def tiling(out: Map, entering: Map, groups: int, values: int, *, pointwise: bool
     no filter between them.
     """
     chosen = tiled(1, out, groups)
+    if out.block == BF16.block and entering.precision == FP32:  # a picture: products of fp32 alone
+        return chosen._replace(tiles=(chosen.tiles[0],) * len(chosen.tiles))
     width = out.blocks // groups * out.block
     weights, maps = entering.precision.size * values * width * groups, entering.bytes
     rows_first = weights * (out.rows if weights > _NEAR else 1) + maps

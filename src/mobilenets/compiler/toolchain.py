@@ -149,7 +149,7 @@ def _paths_bf16(compiler: Compiler) -> tuple[CodePath, ...]:
         raise EnvironmentFault(
             "bf16 wants AVX512-BF16, which this processor has not (Intel's since Cooper Lake and Sapphire "
             "Rapids, AMD's since Zen 4 have it).",
-            remedy="Leave out --precision bf16, or compile for another machine with --target x86-64-v4.",
+            remedy="Leave out --precision bf16, or compile on a machine that has it.",
         )
     return target.paths_bf16
 

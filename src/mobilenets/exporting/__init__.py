@@ -65,6 +65,10 @@ def export(
         raise UnknownName("precision", precision, LOGITS)
     if precision != "fp32" and to != "c":
         raise InputError(f"{chosen.title} is written in fp32 alone; {precision} is for C (--to c).")
+    asked = Options(opset, target, not single_threaded, precision, progress)
+    runs_here = chosen.runs_here(asked)
+    if precision != "fp32" and not runs_here:
+        raise InputError(f"a model in {precision} is compared where it runs, and {target} does not run here.")
     checkpoint, file = _source(model)
     folder = _destination(Path(out) if out is not None else _beside(checkpoint, file, to))
     check_destination(folder)
@@ -79,13 +83,11 @@ def export(
             )
     progress.say(f"Converting {printable(checkpoint.spec.name)} to {chosen.title} …")
     with replacing_folder(folder) as building:
-        asked = Options(opset, target, not single_threaded, precision, progress)
         chosen.write(checkpoint, building, asked)
         files = golden.save(images, building / golden.FOLDER)
         pixels = _prepared(files, checkpoint)
         logits = TorchSession(checkpoint).run(pixels)
         unproven = contents.unproven(building, checkpoint, to, chosen.engine, chosen.model_file(asked))
-        runs_here = chosen.runs_here(asked)
         session = ENGINES[chosen.engine](unproven if runs_here else checkpoint, None, progress)
         found = _compare(session, pixels, logits, to, file, LOGITS[precision])
         progress.say(_sentence(found))

@@ -16,7 +16,8 @@
 #endif
 /* What suits this kind of processor. */
 #undef PICK
-#ifdef __AMX_BF16__
+#if defined(__AMX_BF16__) || defined(__AMXBF16__)   /* the second is what older clangs say */
+#define MATRIX
 #define PICK(dot, amx) amx
 #else
 #define PICK(dot, amx) dot
@@ -25,6 +26,7 @@
 typedef uint16_t bf16;
 typedef uint32_t words __attribute__((vector_size(64)));
 typedef uint32_t unaligned_words __attribute__((vector_size(64), aligned(2), may_alias));
+typedef int both_values __attribute__((aligned(2), may_alias));
 #define HALF (BLOCK * VECTOR)   /* weights of 32 inputs and 16 outputs */
 
 /* The 32 values of a block as its first and second half. */
@@ -118,7 +120,7 @@ typedef struct {
     int lines;          /* cache lines for every BLOCK of input channels; 0: none */
 } Ahead;
 
-#ifdef __AMX_BF16__
+#ifdef MATRIX
 #define TILES 2
 
 /* The matrix unit's registers: 0 to 3 hold sums, 4 and 5 pixels, 6 and 7 weights. */
@@ -196,7 +198,7 @@ INLINE void end(void) {}
 
 /* The dot product of a pair of values of a pixel with a pair of weights of each of 16 outputs, added. */
 INLINE vec dot(vec sums, const bf16 *pair, const bf16 *weights) {
-    const __m512i values = _mm512_set1_epi32(*(const int __attribute__((aligned(2), may_alias)) *)pair);
+    const __m512i values = _mm512_set1_epi32(*(const both_values *)pair);
     return (vec)_mm512_dpbf16_ps((__m512)sums, (__m512bh)values, (__m512bh)_mm512_loadu_si512(weights));
 }
 
