@@ -196,6 +196,10 @@ def losses(table: list[Line], profiles: dict[str, Line]) -> Iterator[str]:
         )
     yield "## Rows that are lost, and why"
     yield ""
+    if not any(against_the_fastest(line) for line in table):
+        yield "There is no row with a peer to compare with."
+        yield ""
+        return
     if not rows:
         yield "None: we are ahead in every row, and within its target where it has one."
         yield ""

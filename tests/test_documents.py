@@ -194,7 +194,8 @@ def test_extras_exist(document):
 
 
 def test_the_readme_installs_what_the_makefile_does():
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    """But for the bytecode, which the Makefile leaves to the first import."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("--no-compile ", "")
     (line,) = [line for block in fenced(README, "sh") for line in block.splitlines() if "--editable" in line]
     options, wanted = line.partition("pip ")[2].rsplit(" ", 1)
     assert f"pip {options}" in makefile and wanted in makefile

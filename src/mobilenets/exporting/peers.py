@@ -129,15 +129,25 @@ def _check_precision(engine: str, precision: str) -> None:
 def _check_installed(engine: str) -> None:
     if engine in PACKAGES:
         package = PACKAGES[engine]
-        if importlib.util.find_spec(package.module) is None:
+        if importlib.util.find_spec(package.module) is None or not _distributed(package.name):
             raise MissingExtra("it", package.extra, package.name)
+
+
+def _distributed(name: str) -> bool:
+    """Whether pip knows the package `name`, of which a benchmark says version and size."""
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _as_it_is(bundle: Bundle, engine: str, precision: str) -> Candidate:
     if engine != bundle.engine and FORMATS.get(engine) != bundle.format:
         raise InputError(f"the bundle is for {bundle.engine} and holds no checkpoint to convert.")
-    if bundle.engine == "compiled" and precision != "fp32":
-        raise InputError("the bundle's library computes in what it was compiled for.")
+    compiled_in = bundle.certificate["candidate"].get("precision", "fp32")
+    if bundle.engine == "compiled" and precision != compiled_in:
+        raise InputError(f"the bundle's library computes in {compiled_in}: --precision {compiled_in}.")
     return Candidate(engine, bundle.folder, bundle.model_file.stat().st_size)
 
 

@@ -62,7 +62,10 @@ class OpenVinoSession:
         if shape[0] not in self._requests:
             model = self._model.clone()
             model.reshape({INPUT: list(shape)})
-            self._requests[shape[0]] = self._core.compile_model(
-                model, "CPU", self._options
-            ).create_infer_request()
+            compiled = self._core.compile_model(model, "CPU", self._options)
+            wanted = self._options["INFERENCE_PRECISION_HINT"]
+            found = getattr(compiled.get_property("INFERENCE_PRECISION_HINT"), "get_type_name", str)()
+            if found != wanted:
+                raise EnvironmentFault(f"OpenVINO computes in {found} on this processor, not in {wanted}.")
+            self._requests[shape[0]] = compiled.create_infer_request()
         return self._requests[shape[0]]
