@@ -272,6 +272,8 @@ def test_a_bundle_runs_in_its_own_engine(checkpoint, tmp_path):
     (ours,), left_out = prepare(bundle, ["compiled", "onnxruntime", "torch"], tmp_path)
     assert ours == Candidate("compiled", bundle.folder, bundle.model_file.stat().st_size)
     assert [each.engine for each in left_out] == ["onnxruntime", "torch"]
+    _, (other,) = prepare(bundle, ["compiled"], tmp_path, precision="bf16")
+    assert "computes in fp32: --precision fp32" in other.why
     assert compare(TINY, [ours], **QUICK).program_ms is not None
 
 

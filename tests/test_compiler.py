@@ -275,8 +275,8 @@ def test_wide_maps_in_bf16(tmp_path, path):
     np.testing.assert_array_equal(Library(tmp_path / LIBRARY, threads=3).run(pixels), logits)
 
 
-@pytest.mark.slow
-def test_a_network_in_bf16(tmp_path):
+@pytest.mark.full
+def test_a_network_in_bf16():
     """Attention with several heads and blocks, by the path that `native` takes."""
     need(targets.AVX512_BF16)
     checkpoint = calibrated(small(zoo.build("mobilenet_v4_hybrid_medium")))

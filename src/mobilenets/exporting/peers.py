@@ -145,9 +145,10 @@ def _distributed(name: str) -> bool:
 def _as_it_is(bundle: Bundle, engine: str, precision: str) -> Candidate:
     if engine != bundle.engine and FORMATS.get(engine) != bundle.format:
         raise InputError(f"the bundle is for {bundle.engine} and holds no checkpoint to convert.")
-    compiled_in = bundle.certificate["candidate"].get("precision", "fp32")
-    if bundle.engine == "compiled" and precision != compiled_in:
-        raise InputError(f"the bundle's library computes in {compiled_in}: --precision {compiled_in}.")
+    if bundle.engine == "compiled":
+        compiled_in = bundle.certificate["candidate"].get("precision", "fp32")
+        if precision != compiled_in:
+            raise InputError(f"the bundle's library computes in {compiled_in}: --precision {compiled_in}.")
     return Candidate(engine, bundle.folder, bundle.model_file.stat().st_size)
 
 
