@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed: pip install 'mobilenets[train]'")
 
 from calibrated import TINY, calibrated, with_manifest
+from heard import Heard
 from mobilenets.compiler import kept
 from mobilenets.compiler.targets import LIBRARY
 from mobilenets.errors import EnvironmentFault, LabelsError, UnknownName, WriteFailed
@@ -38,19 +39,6 @@ def checkpoint():
 @pytest.fixture(scope="module")
 def file(checkpoint, tmp_path_factory):
     return checkpoint.save(tmp_path_factory.mktemp("engines") / "model.safetensors")
-
-
-class Heard:
-    """Remembers what was said."""
-
-    def __init__(self):
-        self.lines = []
-
-    def track(self, items, total, what, *, size=None):
-        yield from items
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 def pictures(n=3):

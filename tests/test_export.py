@@ -24,6 +24,7 @@ import onnx
 
 import mobilenets
 from calibrated import TINY, calibrated, with_manifest
+from heard import Heard
 from mobilenets import exporting, zoo
 from mobilenets.errors import (
     CheckpointError,
@@ -47,19 +48,6 @@ from mobilenets.tolerances import LOGITS_RELATIVE, agreement
 
 LABELS = ("daisy", "<script>alert('x')</script>", "two\nlines", "\u202egnp.exe | *b* `c`", "🌹 'rose' \"q\"")
 SEEN = frozenset({"0123456789abcdef", "fedcba9876543210"})
-
-
-class Heard:
-    """Remembers what was said."""
-
-    def __init__(self):
-        self.lines = []
-
-    def track(self, items, total, what, *, size=None):
-        yield from items
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from heard import Heard
 from mobilenets import spec as specs
 from mobilenets import zoo
 from mobilenets.checkpoint import Checkpoint, Manifest
@@ -391,19 +392,6 @@ def test_a_sliced_imagenet_network_knows_more_than_one_of_random_channels(data, 
     monkeypatch.setattr(slicing, "rate", at_random)
     assert found["contribution"] + 1.0 < found["norm_scale"]
     assert found["contribution"] + 1.0 < loss(slice_width(wide, 0.75))
-
-
-class Heard:
-    """Progress that remembers what was said."""
-
-    def __init__(self):
-        self.lines = []
-
-    def track(self, items, total, what, *, size=None):
-        yield from items
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 def test_training_from_a_wider_checkpoint_slices_it(shapes_folder):

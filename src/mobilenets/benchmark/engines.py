@@ -7,9 +7,10 @@ from pathlib import Path
 from mobilenets import checkpoint as checkpoints
 from mobilenets.runtime import Session, open_session
 from mobilenets.runtime.bundle import read_bundle
+from mobilenets.tolerances import LOGITS
 
 OURS = "compiled"
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = tuple(LOGITS)
 """In what an engine may compute; `uint8` pictures and `float32` logits are the same for both."""
 
 

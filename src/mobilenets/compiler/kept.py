@@ -79,10 +79,12 @@ def _key(checkpoint: Checkpoint) -> str:
 
 @cache
 def _own_code() -> str:
-    """The version, and beside it the compiler's own files: between two versions they change."""
+    """The version, and beside it the files that the source comes from: between two versions they change."""
     key = hashlib.sha256(__version__.encode())
-    package = resources.files("mobilenets.compiler")
-    files = [file for folder in (package, package / "c") for file in folder.iterdir() if file.is_file()]
+    package = resources.files("mobilenets")
+    folders = (package / "compiler", package / "compiler" / "c")
+    files = [file for folder in folders for file in folder.iterdir() if file.is_file()]
+    files += [package / name for name in ("preprocessing.py", "spec.py")]
     for file in sorted(files, key=lambda file: file.name):
         key.update(file.read_bytes())
     return key.hexdigest()
