@@ -155,7 +155,14 @@ class _Builder:
                 convolution.groups,
                 convolution.activation,
                 before,
-                *tiling(out, entering, convolution.groups, values, pointwise=convolution.pointwise),
+                *tiling(
+                    out,
+                    entering,
+                    convolution.groups,
+                    values,
+                    convolution.activation,
+                    pointwise=convolution.pointwise,
+                ),
                 add=add,
             )
         )
@@ -230,7 +237,7 @@ class _Builder:
         self, title: str, left: Map, right: Map, what: str, heads: int, values: int, out: Map
     ) -> None:
         """`left` times `right`, head by head, as a convolution whose weights are `right`."""
-        tiles, panel, panels_first = tiling(out, left, heads, values, pointwise=True)
+        tiles, panel, panels_first = tiling(out, left, heads, values, "none", pointwise=True)
         weights = self.map(f"{right.name}.packed", values * out.blocks // heads * out.block, 1, 1)
         self.steps.append(Pack(f"{right.name} as weights", (right,), weights, what, panel))
         self.steps.append(

@@ -94,18 +94,19 @@ class Tile(NamedTuple):
 
 
 class Registers(NamedTuple):
-    """What one kind of vector offers: its floats, and how many sums fit beside the operands."""
+    """What one kind of vector offers: its floats, how many there are, and how many of them sums may take."""
 
     lanes: int
+    registers: int
     sums: int
 
 
 REGISTERS = {
-    "avx512": Registers(16, 28),
-    "avx": Registers(8, 12),
-    "neon": Registers(4, 24),
-    "sse": Registers(4, 12),
-    "scalar": Registers(1, 12),
+    "avx512": Registers(16, 32, 28),
+    "avx": Registers(8, 16, 12),
+    "neon": Registers(4, 32, 24),
+    "sse": Registers(4, 16, 12),
+    "scalar": Registers(1, 16, 12),
 }
 """By kind of vector, in the order of the arguments of the macro `PICK` of `c/vectors.h`."""
 MATRIX_ROWS = 16

@@ -84,7 +84,7 @@ def _as_stage(step: Step) -> Stage:
     assert isinstance(step, Normalise | Convolve | Depthwise)
     if not isinstance(step, Convolve) or not step.panels_first:
         return step
-    tiling = tiled(1, step.writes, step.groups)
+    tiling = tiled(1, step.writes, step.groups, step.activation)
     return replace(step, tiles=tiling.tiles, panel=tiling.panel, panels_first=False)
 
 

@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+from mobilenets.compiler.folding import Activation
 from mobilenets.compiler.steps import BF16, FP32, MATRIX_ROWS, REGISTERS, Map, Registers, Tile
 
 
@@ -23,13 +24,15 @@ class Tiling(NamedTuple):
     panels_first: bool
 
 
-def tiling(out: Map, entering: Map, groups: int, values: int, *, pointwise: bool) -> Tiling:
+def tiling(
+    out: Map, entering: Map, groups: int, values: int, activation: Activation, *, pointwise: bool
+) -> Tiling:
     """Tiles, the width of a panel of packed weights, and whether panels are the outer loop.
 
     `values` is how many inputs each sum has. Tiles of several rows need whole rows in the inner loop, and
     no filter between them.
     """
-    chosen = tiled(1, out, groups)
+    chosen = tiled(1, out, groups, activation)
     if out.block == BF16.block and entering.precision == FP32:  # a picture: products of fp32 alone
         return chosen._replace(tiles=(chosen.tiles[0],) * len(chosen.tiles))
     width = out.blocks // groups * out.block
@@ -39,25 +42,25 @@ def tiling(out: Map, entering: Map, groups: int, values: int, *, pointwise: bool
     panels_first = maps * (panels if maps > _NEAR else 1) + weights
     if panels_first >= rows_first and out.rows > 1:
         return chosen
-    return (tiled(out.rows, out, groups) if pointwise else chosen)._replace(panels_first=True)
+    return (tiled(out.rows, out, groups, activation) if pointwise else chosen)._replace(panels_first=True)
 
 
 _DOT = REGISTERS["avx512"].sums // 2
 """Pixels whose sums, two vectors each, are held in registers."""
 
 
-def tiled(rows: int, out: Map, groups: int) -> Tiling:
+def tiled(rows: int, out: Map, groups: int, activation: Activation) -> Tiling:
     """Tiles that may reach over `rows` rows."""
     if out.block == BF16.block:  # one block of channels, two vectors
         return Tiling(
             tuple(Tile(even_pixels(out.columns, most), 2) for most in (_DOT, MATRIX_ROWS)), out.block, False
         )
     width = out.blocks // groups * out.block
-    tiles = tuple(_tile(rows, out.columns, width, kind) for kind in REGISTERS.values())
+    tiles = tuple(_tile(rows, out.columns, width, activation, kind) for kind in REGISTERS.values())
     return Tiling(tiles, tiles[0].vectors * REGISTERS["avx512"].lanes, False)
 
 
-def _tile(rows: int, columns: int, width: int, kind: Registers) -> Tile:
+def _tile(rows: int, columns: int, width: int, activation: Activation, kind: Registers) -> Tile:
     """The tile with the fewest cycles for `rows` rows of `columns` pixels and `width` channels.
 
     A cycle does two multiply-adds or two loads; sums depend on each other four cycles apart; a tile's
@@ -84,10 +87,25 @@ def _tile(rows: int, columns: int, width: int, kind: Registers) -> Tile:
     tiles = []
     for vectors in (1, 2, 3, 4, 6, 8, 16):
         if _fits(vectors * kind.lanes, width):
-            most = min(14, kind.sums // vectors)
-            tiles += [Tile(even_pixels(columns, pixels), vectors) for pixels in range(1, most + 1)]
+            possible = (p for p in range(1, 15) if _in_registers(p, vectors, activation, kind))
+            most = max(possible, default=0)
+            tiles += [Tile(even_pixels(columns, pixels), vectors) for pixels in range(min(2, columns), most + 1)]
             tiles += [Tile(columns, vectors, tall) for tall in range(2, min(rows, most // columns) + 1)]
     return min(tiles, key=cycles)
+
+
+_OPERANDS = {"hard_swish": 6, "hard_sigmoid": 6, "gelu": 6}
+"""Registers that an activation wants beside the sums, where it is more than one instruction of constants."""
+
+
+def _in_registers(pixels: int, vectors: int, activation: Activation, kind: Registers) -> bool:
+    """Whether a tile's sums stay in registers beside the weights and a pixel, then beside the activation's.
+
+    The weights of a map of one pixel are used once, from memory.
+    """
+    sums = pixels * vectors
+    beside = max(vectors + 1, _OPERANDS.get(activation, 0)) if pixels > 1 else 0
+    return sums <= kind.sums and sums + beside <= kind.registers
 
 
 def _fits(channels: int, width: int) -> bool:

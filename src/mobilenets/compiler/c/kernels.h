@@ -7,6 +7,10 @@
 
 /* Weights of later panels and layers lie behind those in use: a tile fetches its part of what comes AHEAD. */
 #define AHEAD (384 * 1024 / (int)sizeof(float))
+/* Bytes of a panel's weights that stay in a first-level cache; of a larger panel those are fetched that are
+ * wanted SOON, so many input channels later. */
+#define NEAR (24 * 1024)
+#define SOON 8
 typedef struct {
     const float *next;
     int lines;          /* cache lines for every BLOCK of input channels; 0: none */
@@ -27,6 +31,7 @@ INLINE void convolve_tile(Convolution s, int pixels, int vectors, int panel, con
     const int picture = s.in.block == channels;
     const int columns = picture ? 1 : s.kernel, run = picture ? s.kernel * channels : s.in.block;
     const int values = picture ? run : channels;
+    const int from_far = VECTOR > 1 && (size_t)s.kernel * s.kernel * channels * panel * sizeof *weights > NEAR;
     vec sums[MAX_SUMS];
     UNROLL for (int v = 0; v < vectors; v++) {
         const vec start = bias ? load(bias + v * VECTOR) : all(0);
@@ -41,6 +46,9 @@ INLINE void convolve_tile(Convolution s, int pixels, int vectors, int panel, con
                 UNROLL for (int i = 0; i < ahead.lines; i++) __builtin_prefetch(ahead.next + i * BLOCK, 0, 2);
                 ahead.next += ahead.lines * BLOCK;
                 UNROLL_BY(2) for (int k = 0; k < end; k++, w += panel) {
+                    if (from_far)
+                        UNROLL for (int i = 0; i < vectors * VECTOR; i += BLOCK)
+                            __builtin_prefetch(w + SOON * panel + i);
                     vec w_of_k[MAX_SUMS];
                     UNROLL for (int v = 0; v < vectors; v++) w_of_k[v] = load(w + v * VECTOR);
                     UNROLL for (int p = 0; p < pixels; p++)

@@ -143,7 +143,7 @@ INLINE vec activate(Activation kind, vec x) {
     case RELU: return larger(x, all(0));
     case RELU6: return smaller(larger(x, all(0)), all(6));
     case HARD_SIGMOID: return smaller(larger(x + 3.0f, all(0)), all(6)) * (1.0f / 6);
-    case HARD_SWISH: return x * smaller(larger(x + 3.0f, all(0)), all(6)) * (1.0f / 6);
+    case HARD_SWISH: return x * smaller(larger(x * (1.0f / 6) + 0.5f, all(0)), all(1));
     case GELU: return 0.5f * x * (1.0f + error_function(x * 0.70710678f));
     case NONE: break;
     }
