@@ -51,6 +51,7 @@ check: $(FOR_TESTS) ## formatting, lint, types, and the longest modules and func
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks
 	$(BIN)/python .ci/sizes.py
 
 format: $(FOR_TESTS) ## format the code and mend what ruff can mend

@@ -1,15 +1,17 @@
 """The family's speed in every engine that is installed here, appended to benchmarks/results.jsonl.
 
     python benchmarks/networks.py [--only one|two|batch|bf16|profile|growth] [--quick] [--again]
+                                  [--patience MINUTES]
 
 `one`, `two`: six networks at 224 px, batch 1, with one thread and with two. `batch`: 32 pictures on two
 threads. `bf16`: one thread, the engines that have it. `profile`: our six networks step by step. `growth`:
 V2 over the width multiplier α, the resolution multiplier ρ and the batch, in our engine alone.
 
 Every line has machine, versions, date and how quiet the machine was; `python benchmarks/render.py` makes
-BENCHMARKS.md of all lines. What this version has on this machine already is left out, so that a run that
-was stopped goes on where it was; `--again` measures everything anew, and the newest line of each kind
-counts. `--quick` takes fewer rounds and shorter turns, and leaves out the slow ways of torch.
+BENCHMARKS.md of all lines. What this version has on this machine already, measured while it was quiet, is
+left out, so that a run that was stopped goes on where it was; `--again` measures everything anew.
+`--quick` takes fewer rounds and shorter turns, and leaves out the slow ways of torch; a whole run measures
+those again. `--patience` waits up to so many minutes before each measurement until the machine is quiet.
 """
 
 import argparse
@@ -17,13 +19,13 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mobilenets
-from mobilenets.benchmark.conditions import described
-from mobilenets.benchmark.engines import OURS
+from mobilenets.benchmark.conditions import described, glimpse, noise
+from mobilenets.benchmark.engines import ENGINES, OURS, SLOW
 from mobilenets.benchmark.results import kind
 
 RESULTS = Path(__file__).with_name("results.jsonl")
@@ -80,8 +82,21 @@ def jobs() -> Iterator[Job]:
         yield Job("growth", f"{GROWING}_100", batch=pictures)
 
 
-def measured(results: Path) -> set[tuple[object, ...]]:
-    """The kinds that `results` has of this machine and this version, our engine among them."""
+class Effort(NamedTuple):
+    """How much is measured of each engine, and of which."""
+
+    rounds: int
+    seconds: float
+    engines: frozenset[str]
+    words: tuple[str, ...] = ()
+
+
+QUICK = Effort(6, 0.3, frozenset(ENGINES) - set(SLOW))
+WHOLE = Effort(10, 1.0, frozenset(ENGINES), ("--engines", "all"))
+
+
+def measured(results: Path, effort: Effort) -> set[tuple[object, ...]]:
+    """The kinds that `results` has of this machine and this version, quiet, with no less `effort`."""
     if not results.exists():
         return set()
     here = {key: value for key, value in described().items() if key in ("processor", "cores", "instructions")}
@@ -91,20 +106,46 @@ def measured(results: Path) -> set[tuple[object, ...]]:
         for line in lines
         if line["mobilenets"] == mobilenets.__version__
         and here.items() <= line["machine"].items()
-        and ("steps" in line or OURS in [row["engine"] for row in line["engines"]])
+        and line["noise"]["quiet"]
+        and ("steps" in line or enough(line, effort))
     }
 
 
-def command(job: Job, results: Path, *, quick: bool) -> list[str]:
+def enough(line: Mapping[str, Any], effort: Effort) -> bool:
+    """Whether our engine and the others were measured as asked, or cannot be."""
+    rows = {row["engine"]: row for row in line["engines"]}
+    if OURS not in rows or len(rows[OURS]["round_medians_ms"]) < effort.rounds:
+        return False
+    return kind(line)[0] == "ours" or effort.engines <= {*rows, *line["left_out"]}
+
+
+def command(job: Job, results: Path, effort: Effort) -> list[str]:
     """The words of `mobilenets` for `job`."""
     words = ["bench", job.network, "--resolution", str(job.resolution), "--json", str(results)]
     if job.what == "profile":
         return [*words, "--layers"]
     words += ["--threads", str(job.threads), "--batch", str(job.batch), "--precision", job.precision]
-    words += ["--rounds", "6", "--seconds", "0.3"] if quick else ["--rounds", "10", "--seconds", "1"]
-    if job.what == "ours":
-        return [*words, "--engines", OURS]
-    return words if quick else [*words, "--engines", "all"]
+    words += ["--rounds", str(effort.rounds), "--seconds", str(effort.seconds)]
+    return [*words, *(("--engines", OURS) if job.what == "ours" else effort.words)]
+
+
+LOOKS, BETWEEN_LOOKS, BETWEEN_TRIES = 20, 0.25, 20.0
+"""How often the machine is looked at before it is said to be quiet, and the seconds between."""
+
+
+def wait_until_quiet(minutes: float) -> None:
+    """Return when the machine is quiet, or after `minutes`."""
+    end = time.monotonic() + 60 * minutes
+    while time.monotonic() < end:
+        looks = []
+        for _ in range(LOOKS):
+            looks.append(glimpse())
+            time.sleep(BETWEEN_LOOKS)
+        seen = noise(looks)
+        if seen.quiet:
+            return
+        print(f"waiting, {(end - time.monotonic()) / 60:.0f} min at most. {seen}", flush=True)
+        time.sleep(BETWEEN_TRIES)
 
 
 def run(words: Sequence[str]) -> int:
@@ -145,25 +186,32 @@ def main() -> int:
     parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--again", action="store_true")
+    parser.add_argument("--patience", type=float, default=0.0, metavar="MINUTES")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
-    there = set() if options.again else measured(options.results)
+    effort = QUICK if options.quick else WHOLE
+    there = set() if options.again else measured(options.results, effort)
     wanted = [job for job in jobs() if options.only in (None, job.part)]
     todo = [job for job in wanted if (job.what, *job[1:]) not in there]
     print(f"{len(todo)} of {len(wanted)} to measure; the others are in {options.results}", flush=True)
     clock, failed = Clock(), 0
     try:
         for index, job in enumerate(todo):
-            words = command(job, options.results, quick=options.quick)
+            words = command(job, options.results, effort)
             left = clock.left(todo[index:]) / 60
             print(f"\n[{index + 1} of {len(todo)}, about {left:.0f} min left] mobilenets {' '.join(words)}")
             sys.stdout.flush()
+            wait_until_quiet(options.patience)
             start = time.monotonic()
             failed += run(words) != 0
             clock.took.setdefault(job.part, []).append(time.monotonic() - start)
     except KeyboardInterrupt:
         print("\nStopped. What was measured is kept; the same command goes on from here.")
         return 130
+    if noisy := sum((job.what, *job[1:]) not in measured(options.results, effort) for job in todo) - failed:
+        print(
+            f"\n{noisy} were measured while the machine was not quiet. The same command measures them again."
+        )
     if failed:
         print(
             f"\n{failed} of {len(todo)} could not be measured; see above. The same command tries them again."

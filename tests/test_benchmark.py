@@ -466,35 +466,81 @@ def test_every_job_is_a_command(tmp_path):
     assert len(set(kinds)) == len(jobs)
     assert {job.part for job in jobs} == set(networks.PARTS)
     for job in jobs:
-        words = networks.command(job, tmp_path / "results.jsonl", quick=True)
+        words = networks.command(job, tmp_path / "results.jsonl", networks.QUICK)
         assert words[:2] == ["bench", job.network] and ("--layers" in words) == (job.part == "profile")
 
 
 @in_the_repository
 def test_the_measurements_go_on_where_they_were(tmp_path, monkeypatch, capsys):
+    """What another version or a noisy machine measured is measured again, and what has too few engines."""
     networks = program("networks")
     file = tmp_path / "results.jsonl"
     here = {"resolution": 224, "machine": conditions.described()}
-    (first, second, *_) = networks.jobs()
-    line = comparison(row("compiled", *FASTER), row("litert", *EVEN)).to_json() | here
-    for other in ({"network": first.network}, {"network": second.network, "mobilenets": "0.0.1"}):
-        results.append_line(line | other, file)
-    peers_alone = comparison(row("litert", *EVEN)).to_json() | here | {"network": second.network}
-    results.append_line(peers_alone, file)
+    (first, second, third, fourth, *_) = networks.jobs()
+    all_engines = comparison(*(row(name, *EVEN) for name in networks.QUICK.engines)).to_json() | here
+    for other in (
+        {"network": first.network},
+        {"network": second.network, "mobilenets": "0.0.1"},
+        {"network": third.network, "noise": all_engines["noise"] | {"quiet": False}},
+    ):
+        results.append_line(all_engines | other, file)
+    ours_and_one = comparison(row("compiled", *FASTER), row("litert", *EVEN)).to_json() | here
+    results.append_line(ours_and_one | {"network": fourth.network}, file)
     ran = []
 
     def run(words):
         ran.append(words[1])
-        if len(ran) == 3:
+        if len(ran) == 4:
             raise KeyboardInterrupt
         return 0
 
     monkeypatch.setattr(networks, "run", run)
-    monkeypatch.setattr("sys.argv", ["networks.py", "--results", str(file), "--only", "one"])
+    monkeypatch.setattr("sys.argv", ["networks.py", "--results", str(file), "--only", "one", "--quick"])
     assert networks.main() == 130
-    assert ran == list(networks.NETWORKS[1:4])
+    assert ran == list(networks.NETWORKS[1:5])
     said = capsys.readouterr().out
     assert "5 of 6 to measure" in said and "min left" in said and "goes on from here" in said
+
+
+@in_the_repository
+def test_a_whole_run_measures_again_what_a_quick_one_did(tmp_path):
+    networks = program("networks")
+    file = tmp_path / "results.jsonl"
+    quick = comparison(*(row(name, *EVEN) for name in networks.QUICK.engines)).to_json()
+    results.append_line(quick | {"machine": conditions.described()}, file)
+    assert len(networks.measured(file, networks.QUICK)) == 1
+    assert not networks.measured(file, networks.WHOLE)
+
+
+@in_the_repository
+def test_noisy_measurements_are_said(tmp_path, monkeypatch, capsys):
+    networks = program("networks")
+    file = tmp_path / "results.jsonl"
+    noisy = comparison(*(row(name, *EVEN) for name in networks.QUICK.engines)).to_json()
+    noisy |= {"machine": conditions.described(), "noise": noisy["noise"] | {"quiet": False}}
+    job = next(networks.jobs())
+
+    def run(words):
+        results.append_line(noisy | {"network": job.network, "resolution": 224}, file)
+        return 0
+
+    monkeypatch.setattr(networks, "run", run)
+    monkeypatch.setattr(networks, "jobs", lambda: iter([job]))
+    monkeypatch.setattr("sys.argv", ["networks.py", "--results", str(file), "--quick"])
+    assert networks.main() == 0
+    assert "1 were measured while the machine was not quiet" in capsys.readouterr().out
+
+
+@in_the_repository
+def test_a_measurement_waits_for_a_quiet_machine(monkeypatch, capsys):
+    networks = program("networks")
+    still, uneven = Glimpse((1.0,) * 8, 0), Glimpse((1.0,) * 4 + (2.0,) * 4, 0)
+    seen = iter([uneven] * networks.LOOKS + [still] * networks.LOOKS)
+    monkeypatch.setattr(networks, "glimpse", lambda: next(seen))
+    monkeypatch.setattr(networks.time, "sleep", lambda seconds: None)
+    networks.wait_until_quiet(1.0)
+    assert next(seen, None) is None
+    assert capsys.readouterr().out.count("waiting") == 1
 
 
 @in_the_repository
@@ -521,6 +567,8 @@ def test_the_page_is_made_of_the_data_alone(found):
         | {"network": "mobilenet_v2_100", "resolution": 224, "left_out": {}},
     ]
     page = render.document(render.newest(lines * 2))
+    noisy = lines[1] | {"noise": lines[1]["noise"] | {"quiet": False}}
+    assert render.newest([lines[1], noisy]) == [lines[1]] and render.newest([noisy, lines[1]]) == [lines[1]]
     assert page.count("| ahead |") >= 1
     assert page.count("**behind**") >= 1
     assert page.count("no winner") >= 1
