@@ -8,6 +8,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
@@ -124,7 +125,8 @@ FILES = {
 }
 
 
-def imports(file: Path) -> Iterator[Import]:
+@cache
+def imports(file: Path) -> tuple[Import, ...]:
     """Every import in `file`, wherever it stands."""
 
     def visit(node: ast.AST, when_used: bool) -> Iterator[Import]:
@@ -139,7 +141,7 @@ def imports(file: Path) -> Iterator[Import]:
                 else Import(first, False, deferred, node.lineno)
             )
 
-    return visit(ast.parse(file.read_text(encoding="utf-8")), False)
+    return tuple(visit(ast.parse(file.read_text(encoding="utf-8")), False))
 
 
 def is_type_checking(node: ast.AST) -> bool:
