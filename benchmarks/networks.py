@@ -87,12 +87,11 @@ class Effort(NamedTuple):
 
     rounds: int
     seconds: float
-    engines: frozenset[str]
-    words: tuple[str, ...] = ()
+    engines: tuple[str, ...]
 
 
-QUICK = Effort(6, 0.3, frozenset(ENGINES) - set(SLOW))
-WHOLE = Effort(10, 1.0, frozenset(ENGINES), ("--engines", "all"))
+QUICK = Effort(6, 0.3, tuple(name for name in ENGINES if name not in SLOW))
+WHOLE = Effort(10, 1.0, tuple(ENGINES))
 
 
 def measured(results: Path, effort: Effort) -> set[tuple[object, ...]]:
@@ -116,7 +115,7 @@ def enough(line: Mapping[str, Any], effort: Effort) -> bool:
     rows = {row["engine"]: row for row in line["engines"]}
     if OURS not in rows or len(rows[OURS]["round_medians_ms"]) < effort.rounds:
         return False
-    return kind(line)[0] == "ours" or effort.engines <= {*rows, *line["left_out"]}
+    return kind(line)[0] == "ours" or {*effort.engines} <= {*rows, *line["left_out"]}
 
 
 def command(job: Job, results: Path, effort: Effort) -> list[str]:
@@ -125,8 +124,9 @@ def command(job: Job, results: Path, effort: Effort) -> list[str]:
     if job.what == "profile":
         return [*words, "--layers"]
     words += ["--threads", str(job.threads), "--batch", str(job.batch), "--precision", job.precision]
+    engines = (OURS,) if job.what == "ours" else effort.engines
     words += ["--rounds", str(effort.rounds), "--seconds", str(effort.seconds)]
-    return [*words, *(("--engines", OURS) if job.what == "ours" else effort.words)]
+    return [*words, "--engines", ",".join(engines)]
 
 
 LOOKS, BETWEEN_LOOKS, BETWEEN_TRIES = 20, 0.25, 20.0
@@ -208,7 +208,8 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nStopped. What was measured is kept; the same command goes on from here.")
         return 130
-    if noisy := sum((job.what, *job[1:]) not in measured(options.results, effort) for job in todo) - failed:
+    there = measured(options.results, effort)
+    if noisy := sum((job.what, *job[1:]) not in there for job in todo) - failed:
         print(
             f"\n{noisy} were measured while the machine was not quiet. The same command measures them again."
         )

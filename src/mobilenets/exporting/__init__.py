@@ -161,7 +161,7 @@ def _compare(
 def _sentence(found: Agreement) -> str:
     return (
         f"Compared with torch on {count(found.n, 'picture')}, alone and together: logits at most "
-        f"{found.relative:.1e} of their spread apart (allowed {found.tolerance:g}), "
+        f"{found.relative:.1e} of their spread apart (allowed {found.tolerance:.0e}), "
         f"same best class on {found.top1_agreement:.0%}."
     )
 

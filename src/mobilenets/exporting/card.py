@@ -55,7 +55,7 @@ def readme(
         "Compared": (
             f"{compared}with the model it was exported from, on {count(found['pictures'], 'picture')}: "
             f"logits at most {found['relative']:.1e} of their spread apart "
-            f"(allowed {found['tolerance']:g}), same best class on {found['top1_agreement']:.0%}; "
+            f"(allowed {found['tolerance']:.0e}), same best class on {found['top1_agreement']:.0%}; "
             "see `certificate.json`"
         ),
     }

@@ -51,7 +51,7 @@ def check_pictures() -> list[str]:
         found = agreement(expected, logits, tolerance)
         print(
             f"{found.n} pictures {way}: {found.relative:.1e} of the logits' spread apart "
-            f"(allowed {tolerance:g}), same best class on {found.top1_agreement:.0%}"
+            f"(allowed {tolerance:.0e}), same best class on {found.top1_agreement:.0%}"
         )
         if not found.holds:
             complaints.append(f"the model computes something else here ({way}).")
