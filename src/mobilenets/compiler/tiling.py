@@ -89,7 +89,9 @@ def _tile(rows: int, columns: int, width: int, activation: Activation, kind: Reg
         if _fits(vectors * kind.lanes, width):
             possible = (p for p in range(1, 15) if _in_registers(p, vectors, activation, kind))
             most = max(possible, default=0)
-            tiles += [Tile(even_pixels(columns, pixels), vectors) for pixels in range(min(2, columns), most + 1)]
+            tiles += [
+                Tile(even_pixels(columns, pixels), vectors) for pixels in range(min(2, columns), most + 1)
+            ]
             tiles += [Tile(columns, vectors, tall) for tall in range(2, min(rows, most // columns) + 1)]
     return min(tiles, key=cycles)
 
