@@ -32,8 +32,9 @@ _IN_ORDER = {
         checkpoint
     """,
     "engine": """
-        compiler.folding compiler.steps compiler.tiling compiler.strips compiler.planning compiler.packing
-        compiler.emission compiler.targets compiler.toolchain compiler compiler.kept
+        compiler.folding compiler.steps compiler.tiling compiler.pairs compiler.strips
+        compiler.planning compiler.packing compiler.emission
+        compiler.targets compiler.toolchain compiler compiler.kept
         runtime.session runtime.bundle runtime.shared_library
         runtime.compiled_session runtime.onnx_session runtime.openvino_session runtime.litert_session
         runtime.ncnn_session runtime.torch_session runtime

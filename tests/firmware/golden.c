@@ -12,7 +12,7 @@
 __asm__(".section .rodata\n.globl pixels\npixels:\n.incbin \"pixels.bin\"\n.text\n");
 extern const uint8_t pixels[];
 
-static _Alignas(64) unsigned char memory[MODEL_BYTES(1)];
+static _Alignas(64) unsigned char memory[MODEL_BYTES(THREADS)];
 static float logits[MODEL_CLASSES];
 
 int main(void) {

@@ -27,12 +27,14 @@ from mobilenets.compiler.steps import (
     Map,
     Normalise,
     Pack,
+    Pair,
     PoolMap,
     Scale,
     Softmax,
     Step,
     Strip,
 )
+from mobilenets.compiler.tiling import half_pixels
 from mobilenets.preprocessing import affine
 
 WRITTEN_BY_HAND = ("model.c", "weights.c", "network.h", "maps.h", "vectors.h")
@@ -161,6 +163,13 @@ class _Emitter:
     def _body(self, step: Step) -> list[str]:
         if isinstance(step, Strip):
             return self._strip(step)
+        if isinstance(step, Pair):
+            return [
+                _RING,
+                f"const Range some = share({step.units}, part, parts);",
+                f"const Range rows = {{0, {step.writes.rows}}};",
+                *self._pair(step, "some.first", "some.last", "rows", "0"),
+            ]
         if isinstance(step, Pack):
             (source,) = step.reads
             operands = f"{_map(source)}, {self._at(source)}, {step.panel}, {self._at(step.writes)}"
@@ -190,7 +199,7 @@ class _Emitter:
             case Softmax():
                 scores = f"{_map(step.writes)}, {at(step.writes)}"
                 lines = [f"softmax({scores}, {step.keys}, {step.heads}, {some});"]
-            case Pack() | Strip():
+            case Pack() | Pair() | Strip():
                 raise AssertionError(f"{step.title} is not cut")
             case _:
                 assert_never(step)
@@ -199,28 +208,69 @@ class _Emitter:
     def _strip(self, step: Strip) -> list[str]:
         """A loop over the rows of the last map; `done` counts those of the maps before it."""
         last = len(step.stages) - 1
-        ranges, needs, work = [], [], []
-        for i in range(last - 1, -1, -1):
-            after = step.stages[i + 1]
-            assert isinstance(after, Convolve | Depthwise)
-            reach = f"reach({after.kernel}, {after.stride}, {after.before}, {step.stages[i].writes.rows}"
-            ranges.append(f"const Range rows_{i} = {reach}, rows_{i + 1});")
-            needs.append(f"    const Range now_{i} = {{done_{i}, {reach}, now_{i + 1}).last}};")
+        ranges, needs, work, counts, ends = [], [], [], [], []
+        for i in range(last, -1, -1):
+            stage = step.stages[i]
+            if isinstance(stage, Pair):  # `between_i`: rows of the map inside the pair that are there
+                counts.append(f"between_{i} = {_reach(stage.depthwise, f'rows_{i}')}.first")
+                ends.append(f"    between_{i} = {_reach(stage.depthwise, f'now_{i}')}.last;")
+            if i > 0:
+                ranges.append(f"const Range rows_{i - 1} = {_reach(stage, f'rows_{i}')};")
+                needs.append(
+                    f"    const Range now_{i - 1} = {{done_{i - 1}, {_reach(stage, f'now_{i}')}.last}};"
+                )
+                counts.append(f"done_{i - 1} = rows_{i - 1}.first")
+                ends.append(f"    done_{i - 1} = now_{i - 1}.last;")
         for i, stage in enumerate(step.stages):
             if i < last:
                 work.append(f"    /* {comment(stage.title)} */")
-            work += [f"    {line}" for line in self._work(stage, f"now_{i}")]
-        done = ", ".join(f"done_{i} = rows_{i}.first" for i in range(last))
+            if isinstance(stage, Pair):
+                lines = self._pair(stage, "0", str(stage.units), f"now_{i}", f"between_{i}")
+            else:
+                lines = self._work(stage, f"now_{i}")
+            work += [f"    {line}" for line in lines]
+        turn = f"{{y, smaller_of(y + {step.rows}, rows_{last}.last)}}" if step.rows > 1 else "{y, y + 1}"
         return [
-            "float *const ring = run->rings + part * RING;",
+            _RING,
             f"const Range rows_{last} = share({step.units}, part, parts);",
             *ranges,
-            f"int {done};",
-            f"for (int y = rows_{last}.first; y < rows_{last}.last; y++) {{",
-            f"    const Range now_{last} = {{y, y + 1}};",
+            f"int {', '.join(counts)};",
+            f"for (int y = rows_{last}.first; y < rows_{last}.last; y += {step.rows}) {{",
+            f"    const Range now_{last} = {turn};",
             *needs,
             *work,
-            *(f"    done_{i} = now_{i}.last;" for i in range(last)),
+            *ends,
+            "}",
+        ]
+
+    def _pair(self, pair: Pair, first: str, last: str, rows: str, done: str) -> list[str]:
+        """The two kernels in turn for `rows`, panel by panel; `done` rows of the map between are there."""
+        depthwise, each = pair.depthwise, pair.convolve.panel // pair.between.block
+        first_of, blocks = (
+            f"smaller_of({each} * p, {pair.writes.blocks - pair.convolve.half})",
+            pair.writes.blocks,
+        )
+        last_of = f"p + 1 < {pair.units} ? {first_of.replace('p,', '(p + 1),')} : {blocks}"
+        inner = [
+            f"const Range need = {{there, {_reach(depthwise, 'turn')}.last}};",
+            *self._convolve(pair.convolve, "need", out=pair.between),
+            *self._depthwise(depthwise, "turn", entering=pair.between),
+            "there = need.last;",
+        ]
+        if pair.rows >= pair.writes.rows:
+            loop = ["    {", f"        const Range turn = {rows};   /* all of them */"]
+        else:
+            loop = [
+                f"    for (int z = {rows}.first; z < {rows}.last; z++) {{",
+                "        const Range turn = {z, z + 1};",
+            ]
+        return [
+            f"for (int p = {first}; p < {last}; p++) {{",
+            f"    const Range panel = {{p, p + 1}}, blocks = {{{first_of}, {last_of}}};",
+            f"    int there = {done};",
+            *loop,
+            *(f"        {line}" for line in inner),
+            "    }",
             "}",
         ]
 
@@ -234,10 +284,17 @@ class _Emitter:
             f"          {self._at(step.writes)}, {some});",
         ]
 
-    def _convolve(self, step: Convolve, some: str) -> list[str]:
+    def _convolve(self, step: Convolve, some: str, out: Map | None = None) -> list[str]:
+        """The call for `some` rows or panels; in a pair, which writes to `out`, for rows of one `panel`."""
         source, convolution = step.reads[0], step.convolution
-        rows, panels = f"(Range){{0, {step.writes.rows}}}", f"(Range){{0, {step.panels}}}"
-        rows, panels = (rows, "some") if step.panels_first else ("some", panels)
+        ranges = {"some": some}
+        if out is not None:
+            ranges, rows, panels = {"rows": some, "panel": "panel"}, "rows", "panel"
+        elif step.panels_first:
+            rows, panels = f"(Range){{0, {step.writes.rows}}}", "some"
+        else:
+            rows, panels = "some", f"(Range){{0, {step.panels}}}"
+        out = out or step.writes
         operands = [(f"const {_type(source)} *in", self._at(source))]
         if convolution is None:
             packed = step.reads[1]
@@ -246,7 +303,7 @@ class _Emitter:
             operands.append((f"const {_type(source)} *weights", self._weights(step, convolution)))
             bias = pack_bias(convolution, step.writes.block)
             operands.append(("const float *bias", self._packed(bias)))
-        operands.append((f"{_type(step.writes)} *out", self._at(step.writes)))
+        operands.append((f"{_type(out)} *out", self._at(out)))
         if step.add is not None:
             operands.append((f"const {_type(step.add)} *add", self._at(step.add)))
         bias_and_sharing = "NULL, 1" if convolution is None else "bias, 0"
@@ -257,9 +314,9 @@ class _Emitter:
         ]
         if self.plan.precision == BF16 and source.precision == FP32:
             call = [f"    convolve_picture(shape, in, weights, bias, out, {rows});"]
-        return self._call("convolution", operands, [*self._shape(step), *call], some)
+        return self._call("convolution", operands, [*self._shape(step, out), *call], ranges)
 
-    def _shape(self, step: Convolve) -> list[str]:
+    def _shape(self, step: Convolve, out: Map) -> list[str]:
         tiles = step.tiles
         if self.plan.precision == BF16:
             cut = f".logits = {int(step.writes.precision == FP32)}"
@@ -268,11 +325,14 @@ class _Emitter:
                 f".vectors = {_pick(tile.vectors for tile in tiles)}, "
                 f".tall = {_pick(tile.tall for tile in tiles)}"
             )
+            if step.half:
+                cut += f", .half = {_pick(half_pixels(step.writes.columns))}"
         return [
             "    static const Convolution shape = {",
-            f"        .in = {_fields(step.reads[0])}, .out = {_fields(step.writes)},",
+            f"        .in = {_fields(step.reads[0])}, .out = {_fields(out)},",
             f"        .kernel = {step.kernel}, .stride = {step.stride}, .before = {step.before}, "
-            f".groups = {step.groups}, .activation = {step.activation.upper()},",
+            f".channels = {step.writes.channels}, .groups = {step.groups},",
+            f"        .activation = {step.activation.upper()},",
             f"        .pixels = {_pick(tile.pixels for tile in tiles)}, {cut}, .panel = {step.panel},",
             "    };",
         ]
@@ -281,10 +341,14 @@ class _Emitter:
         """Where the packed weights lie: in the numbers of the map that they are multiplied with."""
         if step.reads[0].precision == BF16:
             return f"(const bf16 *)(run->weights + {self.weights.add_bf16(pack_pairs(convolution))})"
-        return self._packed(pack_convolution(convolution, step.panel, step.writes.block))
+        return self._packed(pack_convolution(convolution, step.panel, step.writes.block, half=step.half))
 
-    def _depthwise(self, step: Depthwise, some: str) -> list[str]:
+    def _depthwise(self, step: Depthwise, some: str, entering: Map | None = None) -> list[str]:
+        """The call for `some` rows; in a pair, which reads from `entering`, for those of some `blocks`."""
         (source,), convolution = step.reads, step.convolution
+        ranges, blocks = {"some": some}, f"(Range){{0, {source.blocks}}}"
+        if entering is not None:
+            source, ranges, blocks = entering, {"some": some, "blocks": "blocks"}, "blocks"
         weights, bias = pack_depthwise(convolution, source.block), pack_bias(convolution, source.block)
         if source.precision == BF16:
             weights, bias = evens_first(weights), evens_first(bias)
@@ -301,20 +365,23 @@ class _Emitter:
             f"        .before = {step.before}, .activation = {convolution.activation.upper()},",
             f"        .pixels = {_pick(step.pixels)},",
             "    };",
-            f"    depthwise(shape, in, weights, bias, out, some, (Range){{0, {source.blocks}}});",
+            f"    depthwise(shape, in, weights, bias, out, some, {blocks});",
         ]
-        return self._call("depthwise", operands, body, some)
+        return self._call("depthwise", operands, body, ranges)
 
-    def _call(self, kind: str, operands: list[tuple[str, str]], body: list[str], some: str) -> list[str]:
-        """A call, with `operands` (parameter, argument), of the function that does `body` for `some`."""
+    def _call(
+        self, kind: str, operands: list[tuple[str, str]], body: list[str], ranges: dict[str, str]
+    ) -> list[str]:
+        """A call, with `operands` (parameter, argument), of the function that does `body` for `ranges`."""
         key = "\n".join(body)
         if key not in self.kernels:
             parameters = ", ".join(parameter for parameter, _ in operands)
-            head = f"static void {kind}_{len(self.kernels)}({parameters}, Range some) {{"
+            some = ", ".join(f"Range {name}" for name in ranges)
+            head = f"static void {kind}_{len(self.kernels)}({parameters}, {some}) {{"
             self.kernels[key] = "\n".join([head, *body, "}", ""])
         name = self.kernels[key].partition("(")[0].removeprefix("static void ")
         arguments = ",\n    ".join(argument for _, argument in operands)
-        return f"{name}(\n    {arguments},\n    {some});".splitlines()
+        return f"{name}(\n    {arguments},\n    {', '.join(ranges.values())});".splitlines()
 
     def _packed(self, values: NDArray[np.float64]) -> str:
         return f"run->weights + {self.weights.add(values)}"
@@ -323,6 +390,19 @@ class _Emitter:
         ring = self.plan.rings.get(id(place))
         there = f"run->arena + {self.plan.offset(place)}" if ring is None else f"ring + {ring}"
         return there if place.precision == FP32 else f"(bf16 *)({there})"
+
+
+_RING = "float *const ring = run->rings + part * RING;"
+
+
+def _reach(step: Step, rows: str) -> str:
+    """The rows of its map that `step` reads for `rows` of its own."""
+    match step:
+        case Convolve() | Depthwise():
+            return f"reach({step.kernel}, {step.stride}, {step.before}, {step.reads[0].rows}, {rows})"
+        case Pair():
+            return _reach(step.convolve, _reach(step.depthwise, rows))
+    raise AssertionError(f"{step.title} is not computed by rows")
 
 
 def _type(at: Map) -> str:

@@ -55,14 +55,25 @@ def pack_bias(convolution: Convolution, block: int) -> NDArray[np.float64]:
     return _fill(convolution.bias, block)
 
 
-def pack_convolution(convolution: Convolution, panel: int, block: int) -> NDArray[np.float64]:
-    """[group][panel][ky][kx][input channel][channel of the panel]; the last panel of a group is narrower."""
-    parts = []
-    for group in np.split(convolution.weight, convolution.groups):
+def pack_convolution(
+    convolution: Convolution, panel: int, block: int, *, half: bool = False
+) -> NDArray[np.float64]:
+    """[group][panel][ky][kx][input channel][channel of the panel]; the last panel of a group is narrower.
+
+    Where there is a `half` of a block, it lies behind the others: [pair of inputs][channel][of the pair].
+    """
+    parts, last = [], []
+    weights = convolution.weight
+    if half:
+        whole = len(weights) // block * block
+        rest = _fill(weights[whole:, :, 0, 0], block // 2)
+        last = [rest.reshape(block // 2, -1, 2).transpose(1, 0, 2).reshape(-1)]
+        weights = weights[:whole]
+    for group in np.split(weights, convolution.groups):
         weight = _fill(group, block).transpose(2, 3, 1, 0)
         for start in range(0, weight.shape[-1], panel):
             parts.append(weight[..., start : start + panel].reshape(-1))
-    return np.concatenate(parts)
+    return np.concatenate(parts + last)
 
 
 def pack_pairs(convolution: Convolution) -> NDArray[np.float64]:
@@ -99,14 +110,17 @@ def weights_bytes(plan: Plan) -> int:
         if isinstance(step, Normalise):  # a factor and an offset for every value of a row
             floats += 2 * _whole(step.writes.channels * step.writes.columns, ALIGNMENT)
         elif isinstance(step, Convolve | Depthwise) and step.convolution is not None:
-            floats += _packed_floats(step.convolution)
+            floats += _packed_floats(step)
     return FP32.size * floats
 
 
-def _packed_floats(convolution: Convolution) -> int:
+def _packed_floats(step: Convolve | Depthwise) -> int:
     """Its weights and its bias."""
+    convolution = step.convolution
+    assert convolution is not None
     groups = 1 if convolution.depthwise else convolution.groups
-    filled = groups * _whole(convolution.c_out // groups, FP32.block)
+    unit = FP32.block // 2 if isinstance(step, Convolve) and step.half else FP32.block
+    filled = groups * _whole(convolution.c_out // groups, unit)
     return filled * math.prod(convolution.weight.shape[1:]) + _whole(convolution.c_out, FP32.block)
 
 

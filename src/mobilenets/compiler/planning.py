@@ -1,7 +1,7 @@
 """What the compiled program does, in order, and where each map lies.
 
 `plan` makes a list of steps of a folded network; gives every map the borders that its readers need;
-puts chains of kernels into strips; and lays maps that are never alive together over each other in one
+puts kernels together in pairs and strips; and lays maps that are never alive together over each other in one
 arena of known size.
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 from mobilenets import spec as specs
 from mobilenets.compiler import folding
 from mobilenets.compiler.folding import Attention, Convolution, Gate, Network
+from mobilenets.compiler.pairs import in_pairs
 from mobilenets.compiler.steps import (
     ALIGNMENT,
     BF16,
@@ -30,7 +31,8 @@ from mobilenets.compiler.steps import (
     Scale,
     Softmax,
     Step,
-    Strip,
+    ends_in_half,
+    kernels,
     read_by,
 )
 from mobilenets.compiler.strips import in_strips, lay_rings
@@ -75,7 +77,7 @@ class Plan:
     def kernels(self) -> Iterable[Step]:
         """The steps, and where they are strips their stages."""
         for step in self.steps:
-            yield from step.stages if isinstance(step, Strip) else (step,)
+            yield from kernels(step)
 
     def offset(self, at: Map) -> int:
         """Where `at` lies in the arena, in floats."""
@@ -93,7 +95,7 @@ def plan(spec: Spec, network: Network, precision: Precision = FP32) -> Plan:
         current = builder.convolve(convolution, current)
     current.precision = FP32  # the logits, which nothing reads but the caller
     _share_borders(builder.steps)
-    steps = in_strips(builder.steps)
+    steps = in_strips(in_pairs(builder.steps))
     places, size = _allocate(steps, current)
     rings, ring_size = lay_rings(steps)
     return Plan(spec, precision, steps, places, current, size, rings, ring_size)
@@ -162,6 +164,7 @@ class _Builder:
                     values,
                     convolution.activation,
                     pointwise=convolution.pointwise,
+                    half=ends_in_half(entering, out, convolution.groups, convolution.kernel),
                 ),
                 add=add,
             )

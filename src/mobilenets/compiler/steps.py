@@ -142,6 +142,20 @@ class Normalise(_Step):
     """The picture's bytes to numbers."""
 
 
+def ends_in_half(entering: Map, out: Map, groups: int, kernel: int) -> bool:
+    """Whether half of the last block of output channels is fill, and it can be computed as half a block.
+
+    Its vectors hold sums over even inputs and sums over odd inputs, so that the other half is not idle.
+    """
+    return (
+        groups == kernel == 1
+        and out.columns > 1
+        and 0 < out.channels % FP32.block <= FP32.block // 2 < out.channels
+        and entering.channels % 2 == 0
+        and all(at.precision == FP32 and at.block == FP32.block for at in (entering, out))
+    )
+
+
 @dataclass(frozen=True)
 class Convolve(_Step):
     """A convolution, and the sum with the shortcut where `add`.
@@ -171,9 +185,17 @@ class Convolve(_Step):
         return self.convolution.stride if self.convolution else 1
 
     @property
+    def half(self) -> bool:
+        """Whether the last panel is half a block."""
+        return self.convolution is not None and ends_in_half(
+            self.reads[0], self.writes, self.groups, self.kernel
+        )
+
+    @property
     def panels(self) -> int:
         """Panels of output channels, over all groups."""
-        return self.groups * -(-self.writes.blocks // self.groups * self.writes.block // self.panel)
+        blocks = (self.writes.blocks - self.half) // self.groups
+        return self.groups * -(-blocks * self.writes.block // self.panel) + self.half
 
     @property
     def weight_bytes(self) -> int:
@@ -272,19 +294,48 @@ class Softmax(_Step):
     heads: int
 
 
-Stage = Normalise | Convolve | Depthwise
+@dataclass(frozen=True)
+class Pair(_Step):
+    """A convolution and the depthwise convolution over it, in turn, panel by panel.
+
+    So the map between them never leaves the first-level cache.
+    """
+
+    convolve: Convolve
+    depthwise: Depthwise
+    between: Map
+    """What is held of the map between them: some rows, of one panel or of all."""
+    rows: int
+    """Of the depthwise convolution that are computed in one turn."""
+
+    @property
+    def units(self) -> int:
+        """Panels: threads share them, so that none computes what another one does."""
+        return self.convolve.panels
+
+    @property
+    def macs(self) -> int:
+        """Those of both."""
+        return self.convolve.macs + self.depthwise.macs
+
+    @property
+    def bytes_moved(self) -> int:
+        """Those of both without the map between them."""
+        between = self.convolve.writes
+        within = between.values * between.precision.size
+        return self.convolve.bytes_moved + self.depthwise.bytes_moved - 2 * within
+
+
+Stage = Normalise | Convolve | Depthwise | Pair
 
 
 @dataclass(frozen=True)
 class Strip(_Step):
-    """Kernels in a chain, row by row: between them only the rows are held that the next one reads."""
+    """Kernels in a chain, some rows at a time: between them only those are held that the next one reads."""
 
     stages: tuple[Stage, ...]
-
-    @property
-    def rings(self) -> tuple[Map, ...]:
-        """The maps between the stages, of which every thread has its own."""
-        return tuple(stage.writes for stage in self.stages[:-1])
+    rows: int
+    """Of the last map that are computed in one turn."""
 
     @property
     def macs(self) -> int:
@@ -294,11 +345,35 @@ class Strip(_Step):
     @property
     def bytes_moved(self) -> int:
         """Those of its stages without the maps between them, which stay in the cache."""
-        within = sum(ring.values * ring.precision.size for ring in self.rings)
+        within = sum(stage.writes.values * stage.writes.precision.size for stage in self.stages[:-1])
         return sum(stage.bytes_moved for stage in self.stages) - 2 * within
 
 
-Step = Normalise | Convolve | Depthwise | PoolMap | Scale | Add | Pack | Softmax | Strip
+Step = Normalise | Convolve | Depthwise | PoolMap | Scale | Add | Pack | Softmax | Pair | Strip
+
+
+def kernels(step: Step) -> Iterable[Step]:
+    """The kernels that `step` calls: itself, or what it is made of."""
+    match step:
+        case Strip():
+            for stage in step.stages:
+                yield from kernels(stage)
+        case Pair():
+            yield step.convolve
+            yield step.depthwise
+        case _:
+            yield step
+
+
+def rings(step: Step) -> Iterable[Map]:
+    """The maps of which every thread has its own, some rows at a time."""
+    match step:
+        case Strip():
+            for stage in step.stages:
+                yield from rings(stage)
+            yield from (stage.writes for stage in step.stages[:-1])
+        case Pair():
+            yield step.between
 
 
 def read_by(step: Step) -> Iterable[Map]:

@@ -25,14 +25,21 @@ class Tiling(NamedTuple):
 
 
 def tiling(
-    out: Map, entering: Map, groups: int, values: int, activation: Activation, *, pointwise: bool
+    out: Map,
+    entering: Map,
+    groups: int,
+    values: int,
+    activation: Activation,
+    *,
+    pointwise: bool,
+    half: bool = False,
 ) -> Tiling:
     """Tiles, the width of a panel of packed weights, and whether panels are the outer loop.
 
     `values` is how many inputs each sum has. Tiles of several rows need whole rows in the inner loop, and
-    no filter between them.
+    no filter between them. Where there is `half` a block of output channels, it is not in the tiles.
     """
-    chosen = tiled(1, out, groups, activation)
+    chosen = tiled(1, out, groups, activation, half=half)
     if out.block == BF16.block and entering.precision == FP32:  # a picture: products of fp32 alone
         return chosen._replace(tiles=(chosen.tiles[0],) * len(chosen.tiles))
     width = out.blocks // groups * out.block
@@ -42,26 +49,36 @@ def tiling(
     panels_first = maps * (panels if maps > _NEAR else 1) + weights
     if panels_first >= rows_first and out.rows > 1:
         return chosen
-    return (tiled(out.rows, out, groups, activation) if pointwise else chosen)._replace(panels_first=True)
+    tall = tiled(out.rows, out, groups, activation, half=half) if pointwise else chosen
+    return tall._replace(panels_first=True)
 
 
 _DOT = REGISTERS["avx512"].sums // 2
 """Pixels whose sums, two vectors each, are held in registers."""
 
 
-def tiled(rows: int, out: Map, groups: int, activation: Activation) -> Tiling:
-    """Tiles that may reach over `rows` rows."""
+def tiled(
+    rows: int,
+    out: Map,
+    groups: int,
+    activation: Activation,
+    *,
+    half: bool = False,
+    widest: int | None = None,
+) -> Tiling:
+    """Tiles that may reach over `rows` rows, panels of at most `widest` channels; `half` a block is apart."""
     if out.block == BF16.block:  # one block of channels, two vectors
         return Tiling(
             tuple(Tile(even_pixels(out.columns, most), 2) for most in (_DOT, MATRIX_ROWS)), out.block, False
         )
-    width = out.blocks // groups * out.block
-    tiles = tuple(_tile(rows, out.columns, width, activation, kind) for kind in REGISTERS.values())
+    width = (out.blocks - half) // groups * out.block
+    most = width if widest is None else min(width, widest)
+    tiles = tuple(_tile(rows, out.columns, width, most, activation, kind) for kind in REGISTERS.values())
     return Tiling(tiles, tiles[0].vectors * REGISTERS["avx512"].lanes, False)
 
 
-def _tile(rows: int, columns: int, width: int, activation: Activation, kind: Registers) -> Tile:
-    """The tile with the fewest cycles for `rows` rows of `columns` pixels and `width` channels.
+def _tile(rows: int, columns: int, width: int, widest: int, activation: Activation, kind: Registers) -> Tile:
+    """The tile with the fewest cycles for `rows` × `columns` pixels and `width` channels, `widest` at most.
 
     A cycle does two multiply-adds or two loads; sums depend on each other four cycles apart; a tile's
     loop costs about a cycle of its own.
@@ -86,7 +103,7 @@ def _tile(rows: int, columns: int, width: int, activation: Activation, kind: Reg
 
     tiles = []
     for vectors in (1, 2, 3, 4, 6, 8, 16):
-        if _fits(vectors * kind.lanes, width):
+        if _fits(vectors * kind.lanes, widest):
             possible = (p for p in range(1, 15) if _in_registers(p, vectors, activation, kind))
             most = max(possible, default=0)
             tiles += [
@@ -94,6 +111,15 @@ def _tile(rows: int, columns: int, width: int, activation: Activation, kind: Reg
             ]
             tiles += [Tile(columns, vectors, tall) for tall in range(2, min(rows, most // columns) + 1)]
     return min(tiles, key=cycles)
+
+
+def half_pixels(columns: int) -> tuple[int, ...]:
+    """Pixels of a tile of half a block of channels, for each of `REGISTERS`.
+
+    A pixel takes as many vectors as a whole block, each with sums over even and over odd inputs.
+    """
+    most = (kind.sums * kind.lanes // FP32.block for kind in REGISTERS.values())
+    return tuple(even_pixels(columns, max(1, min(14, pixels))) for pixels in most)
 
 
 _OPERANDS = {"hard_swish": 6, "hard_sigmoid": 6, "gelu": 6}

@@ -99,21 +99,62 @@ INLINE void convolve_panel(Convolution s, int tall, int panel, const float *cons
     }
 }
 
+/* Half a block of output channels, `pixels` pixels: a vector holds for each of them the sums over the even and
+ * the odd inputs, so that its other half is not idle. Weights [pair of inputs][output][of the pair]. */
+INLINE void convolve_half(Convolution s, int pixels, const float *in, const float *weights, const float *bias,
+                          float *to, const float *add) {
+    enum { PARTS = BLOCK / VECTOR, STORED = VECTOR == 16 ? 1 : PARTS / 2 };
+    vec sums[MAX_SUMS];
+    UNROLL for (int i = 0; i < pixels * PARTS; i++) sums[i] = all(0);
+    for (int c = 0; c < s.in.channels; c += BLOCK) {
+        const float *x = in + c / BLOCK * plane(s.in);
+        const int end = smaller_of(BLOCK, s.in.channels - c);
+        for (int k = 0; k < end; k += 2, weights += BLOCK) {
+            UNROLL for (int v = 0; v < PARTS; v++) {
+                const vec w = load(weights + v * VECTOR);
+                UNROLL for (int p = 0; p < pixels; p++)
+                    sums[p * PARTS + v] += load_two(x + p * s.stride * BLOCK + k + (VECTOR == 1 ? v % 2 : 0)) * w;
+            }
+        }
+    }
+    UNROLL for (int p = 0; p < pixels; p++) {
+        vec found[STORED];
+        add_pairs(sums + p * PARTS, found);
+        UNROLL for (int v = 0; v < STORED; v++) {
+            const int at = p * BLOCK + v * VECTOR;
+            const vec value = activate(s.activation, found[v] + load(bias + v * VECTOR));
+            store(to + at, add ? value + load(add + at) : value);
+        }
+        UNROLL for (int v = STORED; v < PARTS; v++) store(to + p * BLOCK + v * VECTOR, all(0));
+    }
+}
+
+/* A row of the last panel, where that is half a block. */
+INLINE void convolve_half_row(Convolution s, const float *line, const float *weights, const float *bias, float *to,
+                              const float *add) {
+    const int wide = smaller_of(s.half, s.out.columns), rest = s.out.columns % wide, whole = s.out.columns - rest;
+    for (int x = 0; x < whole; x += wide)
+        convolve_half(s, wide, line + x * s.stride * BLOCK, weights, bias, to + x * BLOCK, add ? add + x * BLOCK : NULL);
+    if (rest)
+        convolve_half(s, rest, line + whole * s.stride * BLOCK, weights, bias, to + whole * BLOCK,
+                      add ? add + whole * BLOCK : NULL);
+}
+
 /* `tall` rows of output from row y on, some panels. `shared` weights are the same for every group. */
 INLINE void convolve_rows(Convolution s, int tall, const float *in, int y, const float *weights, const float *bias,
                           int shared, float *out, const float *add, Range some, int lines_ahead) {
-    const int width = blocks(s.out) / s.groups * BLOCK, inputs = s.in.channels / s.groups;
-    const int whole = width / s.panel, rest = width % s.panel, each = panels(s) / s.groups;
+    const int inputs = s.in.channels / s.groups, alone = s.out.channels < s.channels;
+    const int whole = width(s) / s.panel, rest = width(s) % s.panel, each = whole_panels(s);
     const Range filter = inside(s.kernel, s.stride, s.before, s.in.rows, y);
     const float *lines[MAX_KERNEL];
     for (int ky = filter.first; ky < filter.last; ky++)
         lines[ky] = in + at_row(s.in, y * s.stride - s.before + ky);
-    for (int i = some.first; i < some.last; i++) {
-        const int group = i / each, p = i % each, c = group * width + p * s.panel;
+    for (int i = some.first; i < smaller_of(some.last, s.groups * each); i++) {
+        const int group = i / each, p = i % each, c = BLOCK * block_of_panel(s, i);
         const int from = group * (inputs / s.in.block) * plane(s.in) + (s.in.left - s.before) * s.in.block;
         const size_t inside_group = (size_t)(p * s.panel) * s.kernel * s.kernel * inputs;
-        const float *w = weights + (shared ? 0 : (size_t)(group * width) * s.kernel * s.kernel * inputs) + inside_group;
-        const size_t at = at_row(s.out, y) + c / BLOCK * plane(s.out) + s.out.left * BLOCK;
+        const float *w = weights + (shared ? 0 : (size_t)(group * width(s)) * s.kernel * s.kernel * inputs) + inside_group;
+        const size_t at = at_row(s.out, y) + (alone ? 0 : c / BLOCK) * plane(s.out) + s.out.left * BLOCK;
         const float *b = bias ? bias + c : NULL, *added = add ? add + at : NULL;
         const Ahead ahead = {w + AHEAD + (size_t)y * s.panel * inputs / s.out.rows, lines_ahead};
         if (p < whole)
@@ -121,15 +162,24 @@ INLINE void convolve_rows(Convolution s, int tall, const float *in, int y, const
         else if (rest)
             convolve_panel(s, tall, rest, lines, from, filter, w, b, out + at, added, ahead);
     }
+    if (s.half && some.last > each) {
+        const float *w = weights + (size_t)width(s) * inputs;
+        for (int i = 0; i < tall; i++) {
+            const size_t at = at_row(s.out, y + i) + (alone ? 0 : width(s) / BLOCK) * plane(s.out) + s.out.left * BLOCK;
+            const float *line = in + at_row(s.in, (y + i) * s.stride) + s.in.left * BLOCK;
+            convolve_half_row(s, line, w, bias + width(s), out + at, add ? add + at : NULL);
+        }
+    }
 }
 
 /* Some rows and panels of a convolution, packed weights [panel][ky][kx][input][channel of the panel]. The outer
  * loop is over panels where `panels_first`: then the weights of a panel stay in the cache, else the row does. */
 INLINE void convolve(Convolution s, int panels_first, const float *in, const float *weights, const float *bias,
                      int shared, float *out, const float *add, Range rows, Range some) {
-    if (some.first == 0)
-        for (int y = rows.first; y < rows.last; y++)
-            clear_borders(s.out, out + at_row(s.out, y), sizeof *out);
+    const Range theirs = {block_of_panel(s, some.first), block_of_panel(s, some.last)};
+    for (int y = rows.first; y < rows.last; y++)
+        clear_borders(s.out, out + at_row(s.out, y), sizeof *out,
+                      s.out.channels < s.channels ? (Range){0, blocks(s.out)} : theirs);
     const int rest = s.out.rows % s.tall;
     const int tiles = (s.out.rows + s.tall - 1) / s.tall * ((s.out.columns + s.pixels - 1) / s.pixels);
     const int lines_ahead = panels_first && !shared && s.kernel == 1 && tiles > 2 ? (s.panel + tiles - 1) / tiles : 0;
@@ -161,10 +211,11 @@ INLINE void depthwise_tile(Depthwise s, int pixels, const float *const *lines, i
 INLINE void depthwise_row(Depthwise s, const float *const *lines, Range filter, const float *weights,
                           const float *bias, float *to, Range some) {
     const int rest = s.out.columns % s.pixels, whole = s.out.columns - rest;
+    const int first = s.in.channels < s.out.channels ? some.first : 0;
     for (int b = some.first; b < some.last; b++) {
         const float *w = weights + b * s.kernel * s.kernel * BLOCK;
         for (int c = 0; c < BLOCK; c += VECTOR) {
-            const int from = b * plane(s.in) + (s.in.left - s.before) * BLOCK + c;
+            const int from = (b - first) * plane(s.in) + (s.in.left - s.before) * BLOCK + c;
             float *line = to + b * plane(s.out) + s.out.left * BLOCK + c;
             for (int x = 0; x < whole; x += s.pixels)
                 depthwise_tile(s, s.pixels, lines, from + x * s.stride * BLOCK, filter, w + c, bias + b * BLOCK + c,
@@ -180,8 +231,7 @@ INLINE void depthwise_row(Depthwise s, const float *const *lines, Range filter, 
 INLINE void depthwise(Depthwise s, const float *in, const float *weights, const float *bias, float *out, Range rows,
                       Range some) {
     for (int y = rows.first; y < rows.last; y++) {
-        if (some.first == 0)
-            clear_borders(s.out, out + at_row(s.out, y), sizeof *out);
+        clear_borders(s.out, out + at_row(s.out, y), sizeof *out, some);
         const Range filter = inside(s.kernel, s.stride, s.before, s.in.rows, y);
         const float *lines[MAX_KERNEL];
         for (int ky = filter.first; ky < filter.last; ky++)
@@ -228,7 +278,7 @@ INLINE void scale(Map map, float *values, const float *gates, Range rows) {
 /* The shortcut: some rows of two maps of one shape but for their borders. */
 INLINE void sum(Map a_map, const float *a, Map b_map, const float *b, Map out_map, float *out, Range rows) {
     for (int y = rows.first; y < rows.last; y++) {
-        clear_borders(out_map, out + y * row(out_map), sizeof *out);
+        clear_borders(out_map, out + y * row(out_map), sizeof *out, (Range){0, blocks(out_map)});
         for (int i = 0; i < blocks(out_map); i++) {
             const float *from = a + y * row(a_map) + i * plane(a_map) + a_map.left * BLOCK;
             const float *other = b + y * row(b_map) + i * plane(b_map) + b_map.left * BLOCK;

@@ -71,7 +71,7 @@ INLINE void convolve_picture(Convolution s, const float *in, const float *weight
     const int run = s.kernel * s.in.channels;
     for (int y = rows.first; y < rows.last; y++) {
         const Range filter = inside(s.kernel, s.stride, s.before, s.in.rows, y);
-        clear_borders(s.out, out + at_row(s.out, y), sizeof *out);
+        clear_borders(s.out, out + at_row(s.out, y), sizeof *out, (Range){0, blocks(s.out)});
         for (int b = 0; b < blocks(s.out); b++) {
             for (int x = 0; x < s.out.columns; x += s.pixels) {
                 const int left = smaller_of(x, s.out.columns - s.pixels);
@@ -261,7 +261,7 @@ INLINE void convolve(Convolution s, int panels_first, const bf16 *in, const bf16
     const int lines = panels_first && !shared && s.kernel == 1 ? (2 * HALF / BLOCK + tiles - 1) / tiles : 0;
     if (some.first == 0 && !s.logits)
         for (int y = rows.first; y < rows.last; y++)
-            clear_borders(s.out, (bf16 *)out + at_row(s.out, y), sizeof(bf16));
+            clear_borders(s.out, (bf16 *)out + at_row(s.out, y), sizeof(bf16), (Range){0, blocks(s.out)});
     begin(s);
     for (int y = rows.first; y < rows.last; y += panels_first ? rows.last - rows.first : 1) {
         const Range now = panels_first ? rows : (Range){y, y + 1};
@@ -304,7 +304,7 @@ INLINE void depthwise(Depthwise s, const bf16 *in, const float *weights, const f
                       Range some) {
     for (int y = rows.first; y < rows.last; y++) {
         if (some.first == 0)
-            clear_borders(s.out, out + at_row(s.out, y), sizeof *out);
+            clear_borders(s.out, out + at_row(s.out, y), sizeof *out, (Range){0, blocks(s.out)});
         const Range filter = inside(s.kernel, s.stride, s.before, s.in.rows, y);
         const bf16 *lines[MAX_KERNEL];
         for (int ky = filter.first; ky < filter.last; ky++)
@@ -354,7 +354,7 @@ INLINE void scale(Map map, bf16 *values, const bf16 *gates, Range rows) {
 /* The shortcut: some rows of two maps of one shape but for their borders. */
 INLINE void sum(Map a_map, const bf16 *a, Map b_map, const bf16 *b, Map out_map, bf16 *out, Range rows) {
     for (int y = rows.first; y < rows.last; y++) {
-        clear_borders(out_map, out + y * row(out_map), sizeof *out);
+        clear_borders(out_map, out + y * row(out_map), sizeof *out, (Range){0, blocks(out_map)});
         for (int i = 0; i < blocks(out_map); i++) {
             const bf16 *from = a + y * row(a_map) + i * plane(a_map) + a_map.left * BLOCK;
             const bf16 *other = b + y * row(b_map) + i * plane(b_map) + b_map.left * BLOCK;

@@ -34,16 +34,18 @@ typedef struct {
 typedef struct {
     Map in, out;
     int kernel, stride, before;     /* before: padding above and to the left */
+    int channels;                   /* that are computed; where `out` has fewer, it holds one panel of them at a time */
     int groups;                     /* parts of the channels, whole blocks each, that are convolved alone */
     Activation activation;
     int pixels, vectors;            /* the tile: pixels of a row × vectors of output channels */
     int tall;                       /* rows of a tile: where it is more than one, rows are whole and pointwise */
     int panel;                      /* output channels that lie side by side in the packed weights */
+    int half;                       /* pixels of a tile of the last panel, where that is half a block; else 0 */
     int logits;                     /* in bf16: whether `out` holds floats, since nothing but the caller reads it */
 } Convolution;
 
 typedef struct {
-    Map in, out;
+    Map in, out;                    /* where `in` has fewer channels, it holds one panel of them at a time */
     int kernel, stride, before;
     Activation activation;
     int pixels;                     /* the tile: pixels of a row × one vector of channels */
@@ -61,10 +63,10 @@ INLINE int plane(Map map) { return (map.left + map.columns + map.right) * map.bl
 INLINE int row(Map map) { return blocks(map) * plane(map); }
 INLINE size_t at_row(Map map, int y) { return (size_t)(y % map.held) * (size_t)row(map); }
 
-/* Columns of zeros beside every block of a row, of values of `size` bytes. */
-INLINE void clear_borders(Map map, void *line, size_t size) {
-    char *at = line;
-    for (int b = 0; b < blocks(map); b++, at += size * plane(map)) {
+/* Columns of zeros beside some blocks of a row, of values of `size` bytes. */
+INLINE void clear_borders(Map map, void *line, size_t size, Range some) {
+    for (int b = some.first; b < some.last; b++) {
+        char *at = (char *)line + size * b * plane(map);
         __builtin_memset(at, 0, size * map.left * map.block);
         __builtin_memset(at + size * (map.left + map.columns) * map.block, 0, size * map.right * map.block);
     }
@@ -87,17 +89,28 @@ INLINE Range reach(int kernel, int stride, int before, int rows, Range out) {
                    smaller_of(rows, (out.last - 1) * stride - before + kernel)};
 }
 
+/* The output channels of a group in whole blocks: those that fill up the last one are among them, half a block
+ * is not. */
+INLINE int width(Convolution s) { return (s.channels + (s.half ? 0 : BLOCK - 1)) / BLOCK / s.groups * BLOCK; }
+
+/* How many panels of whole blocks each group has. */
+INLINE int whole_panels(Convolution s) { return (width(s) + s.panel - 1) / s.panel; }
+
 /* How many panels the output channels have, over all groups. */
-INLINE int panels(Convolution s) {
-    const int width = blocks(s.out) / s.groups * BLOCK;
-    return s.groups * ((width + s.panel - 1) / s.panel);
+INLINE int panels(Convolution s) { return s.groups * whole_panels(s) + (s.half > 0); }
+
+/* The first block of output channels of panel i; of the number of panels: the number of blocks. */
+INLINE int block_of_panel(Convolution s, int i) {
+    if (s.half && i >= whole_panels(s))
+        return width(s) / BLOCK + i - whole_panels(s);
+    return (i / whole_panels(s) * width(s) + i % whole_panels(s) * s.panel) / BLOCK;
 }
 
 /* Rows of a picture: bytes become numbers, normalised channel by channel. */
 INLINE void normalise(Map out, const uint8_t *pixels, const float *factor, const float *offset, float *to, Range rows) {
     const int width = out.columns * out.block;
     for (int y = rows.first; y < rows.last; y++) {
-        clear_borders(out, to + at_row(out, y), sizeof *to);
+        clear_borders(out, to + at_row(out, y), sizeof *to, (Range){0, blocks(out)});
         float *line = to + at_row(out, y) + out.left * out.block;
         const uint8_t *from = pixels + (size_t)y * width;
         int i = 0;

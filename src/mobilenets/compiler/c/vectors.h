@@ -113,6 +113,39 @@ INLINE vec load_bytes(const uint8_t *from) {
 INLINE vec load_bytes(const uint8_t *from) { return (float)*from; }
 #endif
 
+/* Two values side by side, again and again; and of pairs of lanes their sums, as the first half of a block. */
+#if VECTOR > 1
+typedef int64_t both_floats __attribute__((aligned(4), may_alias));
+typedef int64_t twos __attribute__((vector_size(4 * VECTOR)));
+INLINE vec load_two(const float *from) { return (vec)(*(const both_floats *)from - (twos){0}); }
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) (vec) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ints){__VA_ARGS__})
+#endif
+#endif
+#if VECTOR == 16
+INLINE void add_pairs(const vec *lanes, vec *to) {
+    to[0] = SHUFFLE(lanes[0], all(0), 0, 2, 4, 6, 8, 10, 12, 14, 16, 16, 16, 16, 16, 16, 16, 16)
+            + SHUFFLE(lanes[0], all(0), 1, 3, 5, 7, 9, 11, 13, 15, 16, 16, 16, 16, 16, 16, 16, 16);
+}
+#elif VECTOR == 8
+INLINE void add_pairs(const vec *lanes, vec *to) {
+    to[0] = SHUFFLE(lanes[0], lanes[1], 0, 2, 4, 6, 8, 10, 12, 14)
+            + SHUFFLE(lanes[0], lanes[1], 1, 3, 5, 7, 9, 11, 13, 15);
+}
+#elif VECTOR == 4
+INLINE void add_pairs(const vec *lanes, vec *to) {
+    UNROLL for (int i = 0; i < 2; i++)
+        to[i] = SHUFFLE(lanes[2 * i], lanes[2 * i + 1], 0, 2, 4, 6) + SHUFFLE(lanes[2 * i], lanes[2 * i + 1], 1, 3, 5, 7);
+}
+#else
+INLINE vec load_two(const float *from) { return *from; }
+INLINE void add_pairs(const vec *lanes, vec *to) {
+    UNROLL for (int i = 0; i < 8; i++) to[i] = lanes[2 * i] + lanes[2 * i + 1];
+}
+#endif
+
 /* eˣ for x ≤ 0, within 2 units in the last place: 2ⁿ · eʳ, |r| ≤ ln 2 / 2 (the constants of Cephes' expf). */
 INLINE vec exponential(vec x) {
     x = larger(x, all(-87.0f));
