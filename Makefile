@@ -78,8 +78,8 @@ $(FOR_DEMO): $(REQUIREMENTS) | $(BIN)/python
 	@touch $@
 
 $(FOR_TESTS): $(REQUIREMENTS) | $(BIN)/python
-	$(INSTALL) '.[train,heif,onnx,keras,parity,dev]'
-	@touch $@ $(FOR_DEMO)
+	$(INSTALL) '.[bench,heif,keras,parity,dev]'
+	@touch $@ $(FOR_DEMO) $(FOR_BENCH)
 
 # zig, for other machines' libraries: 100 MB to download, 410 MB on the disk.
 $(FOR_ALL_TESTS): $(FOR_TESTS)

@@ -29,6 +29,7 @@ FIRMWARE = Path(__file__).parent / "firmware"
 OF_THE_SYSTEM = {
     "aarch64-linux": "aarch64-linux-gnu-gcc",
     "armv7-linux": "arm-linux-gnueabihf-gcc",
+    "x86_64-windows": "x86_64-w64-mingw32-gcc",
     "wasm32": "clang --target=wasm32",
     "cortex-m4": "arm-none-eabi-gcc",
     "cortex-m7": "arm-none-eabi-gcc",
@@ -125,6 +126,26 @@ def test_linux_on_arm_computes_the_same(checkpoint, pixels, golden, tmp_path, ta
         path, logits = printed(done, checkpoint.spec)
         assert path == expected
         assert agreement(golden, logits).holds
+
+
+@pytest.mark.parametrize("target, named", by_zig_and_system("x86_64-windows"))
+def test_windows_computes_the_same(checkpoint, pixels, golden, tmp_path, target, named, monkeypatch):
+    """In Wine: its loader, its threads' stacks and its calling convention."""
+    library = built(checkpoint, target, named, tmp_path)
+    need("wine", "x86_64-w64-mingw32-gcc")
+    (tmp_path / "pixels.bin").write_bytes(pixels.tobytes())
+    shutil.copy(FIRMWARE / "golden.c", tmp_path)
+    options = ["-O1", f"-DPICTURES={len(pixels)}", "-DTHREADS=2", "-Wa,-I."]
+    made = run(
+        *("x86_64-w64-mingw32-gcc", *options, "golden.c", library.name, "-o", "golden.exe"), cwd=tmp_path
+    )
+    assert made.returncode == 0, made.stderr
+    monkeypatch.setenv("WINEPREFIX", str(tmp_path / "wine"))
+    monkeypatch.setenv("WINEDEBUG", "-all")
+    done = run("wine", "golden.exe", cwd=tmp_path, stdin=subprocess.DEVNULL, timeout=300)
+    path, logits = printed(done, checkpoint.spec)
+    assert path in {"avx512", "avx2", "sse2"}
+    assert agreement(golden, logits).holds
 
 
 BOARDS = {

@@ -156,11 +156,14 @@ TARGETS: dict[str, Target] = {
     "x86_64-windows": Target(
         paths=(AVX512, AVX2, SSE2),
         zig=("-target", "x86_64-windows-gnu", "-s"),
-        cross=("x86_64-w64-mingw32-gcc", "-static"),
+        cross=("x86_64-w64-mingw32-gcc",),
         macros=frozenset({"__x86_64__", "_WIN32"}),
         machine=("win32", "AMD64"),
         product="model.dll",
-        flags=(),
+        # gcc takes the stack for aligned where Windows does not align it (its bug 54412); and no other library
+        # shall be needed, as that of mingw's threads would be.
+        flags=("-Wa,-muse-unaligned-vector-move",),
+        link=("-shared", "-static", "-pthread"),
     ),
     "wasm32": Target(
         paths=(SIMD128,),

@@ -63,7 +63,11 @@ class Compiler:
         """`flags` as this compiler takes them: zig has one flag for the processor, and names of its own."""
         if "ziglang" not in self.command:
             return tuple(flags)
-        kept = [flag for flag in flags if not flag.startswith(("-mfpu=", "-mfloat-abi=", "-mthumb"))]
+        kept = [
+            flag
+            for flag in flags
+            if not flag.startswith(("-mfpu=", "-mfloat-abi=", "-mthumb", "-Wa,", "-static"))
+        ]
         return tuple(re.sub("-m(arch|cpu)=.*", _for_zig, flag) for flag in kept)
 
     def macros(self, flags: Sequence[str]) -> frozenset[str]:
