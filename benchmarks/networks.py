@@ -129,19 +129,15 @@ def command(job: Job, results: Path, effort: Effort) -> list[str]:
     return [*words, "--engines", ",".join(engines)]
 
 
-LOOKS, BETWEEN_LOOKS, BETWEEN_TRIES = 20, 0.25, 20.0
-"""How often the machine is looked at before it is said to be quiet, and the seconds between."""
+LOOKS, BETWEEN_TRIES = 60, 20.0
+"""How often the machine is looked at, with no pause in which its clock falls; seconds between tries."""
 
 
 def wait_until_quiet(minutes: float) -> None:
     """Return when the machine is quiet, or after `minutes`."""
     end = time.monotonic() + 60 * minutes
     while time.monotonic() < end:
-        looks = []
-        for _ in range(LOOKS):
-            looks.append(glimpse())
-            time.sleep(BETWEEN_LOOKS)
-        seen = noise(looks)
+        seen = noise([glimpse() for _ in range(LOOKS)])
         if seen.quiet:
             return
         print(f"waiting, {(end - time.monotonic()) / 60:.0f} min at most. {seen}", flush=True)

@@ -43,6 +43,7 @@ HERE = {
     "avx2": "avx2",
     "sse2": "sse2",
     "avx512_bf16": "avx512_bf16",
+    "avx512_bf16_fp32": "avx512_bf16",
     "amx_bf16": "amx_bf16",
 }
 """Code paths for x86, and the flag by which /proc/cpuinfo says that this processor has them."""
@@ -231,7 +232,12 @@ def test_multiply_adds_are_fused(library_of):
 
 # --- bf16 ------------------------------------------------------------------------------------------
 
-BF16 = [targets.AMX_BF16, targets.AVX512_BF16]
+BF16 = [
+    targets.AMX_BF16,
+    targets.AVX512_BF16,
+    dataclasses.replace(targets.FP32_FOR_BF16, condition=targets.AVX512_BF16.condition),
+]
+"""The last is chosen on Intel's processors alone, and computes the same on others."""
 
 
 @pytest.mark.parametrize("path", BF16, ids=lambda path: path.name)

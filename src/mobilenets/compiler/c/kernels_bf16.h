@@ -1,6 +1,7 @@
 /* The kernels of a MobileNet in bf16, the upper half of an fp32 number: maps and the weights of convolutions are
- * bf16, sums are fp32. For x86-64 with AVX512-BF16, whose vectors multiply pairs of values; where the processor
- * has AMX, tiles of 16 pixels × 32 channels are multiplied by the matrix unit. maps.h says how a map lies in memory.
+ * bf16, sums are fp32. For x86-64 with AVX512-BF16, whose vectors multiply pairs of values; where that is slower than
+ * two multiply-adds of fp32 (FP32_PRODUCTS), values are widened; where the processor has AMX, tiles of 16 pixels ×
+ * 32 channels are multiplied by the matrix unit. maps.h says how a map lies in memory.
  *
  * The weights of a convolution lie [panel of 32 outputs][ky][kx][block of 32 inputs][half of the panel], and there
  * as 16 pairs of inputs × 16 outputs × 2: a vector of the dot product, and a row of AMX's second operand.
@@ -196,11 +197,40 @@ INLINE void convolve_tiles(Convolution s, int two, const Spot *spots, const bf16
 INLINE void begin(Convolution s) { (void)s; }
 INLINE void end(void) {}
 
-/* The dot product of a pair of values of a pixel with a pair of weights of each of 16 outputs, added. */
-INLINE vec dot(vec sums, const bf16 *pair, const bf16 *weights) {
-    const __m512i values = _mm512_set1_epi32(*(const both_values *)pair);
-    return (vec)_mm512_dpbf16_ps((__m512)sums, (__m512bh)values, (__m512bh)_mm512_loadu_si512(weights));
+/* 32 inputs of the tile's pixels times the weights of 32 outputs, added. */
+#ifdef FP32_PRODUCTS
+INLINE void add_products(Convolution s, const bf16 *x, const bf16 *weights, vec *sums) {
+    float values[MAX_SUMS / 2][BLOCK] __attribute__((aligned(64)));
+    UNROLL for (int p = 0; p < s.pixels; p++) {
+        const Pairs pairs = load_pairs(x + p * s.stride * BLOCK);
+        store(values[p], pairs.even);
+        store(values[p] + VECTOR, pairs.odd);
+    }
+    for (int k = 0; k < VECTOR; k++) {
+        UNROLL for (int odd = 0; odd < 2; odd++) {
+            vec w[2];   /* those of an even and then of an odd input: both would not fit beside the sums */
+            UNROLL for (int half = 0; half < 2; half++) {
+                const Pairs pairs = load_pairs(weights + half * HALF + 2 * k * VECTOR);
+                w[half] = odd ? pairs.odd : pairs.even;
+            }
+            UNROLL for (int p = 0; p < s.pixels; p++)
+                UNROLL for (int half = 0; half < 2; half++) sums[2 * p + half] += values[p][odd * VECTOR + k] * w[half];
+        }
+    }
 }
+#else
+INLINE void add_products(Convolution s, const bf16 *x, const bf16 *weights, vec *sums) {
+    for (int k = 0; k < BLOCK; k += 2) {
+        UNROLL for (int p = 0; p < s.pixels; p++) {
+            const __m512bh pair = (__m512bh)_mm512_set1_epi32(*(const both_values *)(x + p * s.stride * BLOCK + k));
+            UNROLL for (int half = 0; half < 2; half++)
+                sums[2 * p + half] = (vec)_mm512_dpbf16_ps(
+                    (__m512)sums[2 * p + half], pair,
+                    (__m512bh)_mm512_loadu_si512(weights + half * HALF + k * VECTOR));
+        }
+    }
+}
+#endif
 
 /* One tile with the weights of one panel. */
 INLINE void convolve_tiles(Convolution s, int two, const Spot *spots, const bf16 *weights, const float *bias, void *out,
@@ -213,16 +243,9 @@ INLINE void convolve_tiles(Convolution s, int two, const Spot *spots, const bf16
         const bf16 *w = weights + (size_t)ky * s.kernel * inputs * 2 * HALF;
         for (int kx = 0; kx < s.kernel; kx++) {
             for (int c = 0; c < inputs; c++, w += 2 * HALF) {
-                const bf16 *x = spots->lines[ky] + kx * BLOCK + c * plane(s.in);
                 UNROLL for (int i = 0; i < ahead.lines; i++) __builtin_prefetch(ahead.next + i * BLOCK, 0, 2);
                 ahead.next += ahead.lines * BLOCK;
-                for (int k = 0; k < BLOCK; k += 2) {
-                    UNROLL for (int p = 0; p < s.pixels; p++) {
-                        const bf16 *pair = x + p * s.stride * BLOCK + k;
-                        sums[2 * p] = dot(sums[2 * p], pair, w + k * VECTOR);
-                        sums[2 * p + 1] = dot(sums[2 * p + 1], pair, w + HALF + k * VECTOR);
-                    }
-                }
+                add_products(s, spots->lines[ky] + kx * BLOCK + c * plane(s.in), w, sums);
             }
         }
     }
