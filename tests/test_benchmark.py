@@ -109,15 +109,16 @@ def test_warming_up_ends_where_it_brings_nothing(monkeypatch):
 
 
 def test_a_quiet_machine_and_another():
-    still = noise([Glimpse((1.0, 1.01, 1.0), 0)] * 5)
+    still = noise([Glimpse((1.0, 1.01, 1.0), 0, 0)] * 5)
     assert still.quiet
     assert "was quiet" in str(still)
-    assert noise([Glimpse((1.0, 1.4), 0), Glimpse((1.01, 1.0), 0)]).quiet, "one loop may be interrupted"
-    uneven = noise([Glimpse((1.0, 1.01, 1.0), 0), Glimpse((1.3, 1.3, 1.4), 0)])
-    crowded = noise([Glimpse((1.0, 1.0, 1.0), 1)])
-    robbed = noise([Glimpse((1.0, 1.0), 0, 5, 100), Glimpse((1.0, 1.0), 0, 8, 200)])
+    assert noise([Glimpse((1.0, 1.8), 0, 0), Glimpse((1.01, 1.0), 0, 0)]).quiet, "one loop may be interrupted"
+    uneven = noise([Glimpse((1.0, 1.01, 1.0), 0, 0), Glimpse((1.5, 1.5, 1.6), 0, 0)])
+    crowded = noise([Glimpse((1.0, 1.0, 1.0), 0, 1)])
+    robbed = noise([Glimpse((1.0, 1.0), 0, 0, 5, 100), Glimpse((1.0, 1.0), 0, 0, 8, 200)])
     assert robbed.stolen == 0.03
-    assert not uneven.quiet and not crowded.quiet and not robbed.quiet
+    pushed_aside = noise([Glimpse((1.0, 1.0), 0.1, 0)])
+    assert not uneven.quiet and not crowded.quiet and not robbed.quiet and not pushed_aside.quiet
     assert "do not quote" in str(crowded)
     assert conditions.glimpse().loops_ms
 
@@ -197,7 +198,7 @@ def comparison(*rows, precision="fp32"):
         precision=precision,
         rows=rows,
         left_out=(LeftOut("torch", "no"),),
-        noise=noise([Glimpse((1.0, 1.0), 0)]),
+        noise=noise([Glimpse((1.0, 1.0), 0, 0)]),
         peaks=Peaks(100, 100, 10),
         arena_bytes=None,
         program_ms=None,
@@ -538,7 +539,7 @@ def test_noisy_measurements_are_said(tmp_path, monkeypatch, capsys):
 @in_the_repository
 def test_a_measurement_waits_for_a_quiet_machine(monkeypatch, capsys):
     networks = program("networks")
-    still, uneven = Glimpse((1.0,) * 8, 0), Glimpse((2.0,) * 8, 0)
+    still, uneven = Glimpse((1.0,) * 8, 0, 0), Glimpse((2.0,) * 8, 0, 0)
     half = networks.LOOKS // 2
     seen = iter([still] * half + [uneven] * half + [still] * networks.LOOKS)
     monkeypatch.setattr(networks, "glimpse", lambda: next(seen))
