@@ -112,13 +112,13 @@ def test_a_quiet_machine_and_another():
     still = noise([Glimpse((1.0, 1.01, 1.0), 0, 0)] * 5)
     assert still.quiet
     assert "was quiet" in str(still)
-    assert noise([Glimpse((1.0, 1.8), 0, 0), Glimpse((1.01, 1.0), 0, 0)]).quiet, "one loop may be interrupted"
-    uneven = noise([Glimpse((1.0, 1.01, 1.0), 0, 0), Glimpse((1.5, 1.5, 1.6), 0, 0)])
+    slower = noise([Glimpse((1.0, 1.01, 1.0), 0, 0), Glimpse((1.5, 1.5, 1.6), 0, 0)])
+    assert slower.quiet and slower.spread > 0.3, "a clock moves without anybody's work"
     crowded = noise([Glimpse((1.0, 1.0, 1.0), 0, 1)])
     robbed = noise([Glimpse((1.0, 1.0), 0, 0, 5, 100), Glimpse((1.0, 1.0), 0, 0, 8, 200)])
     assert robbed.stolen == 0.03
     pushed_aside = noise([Glimpse((1.0, 1.0), 0.1, 0)])
-    assert not uneven.quiet and not crowded.quiet and not robbed.quiet and not pushed_aside.quiet
+    assert not crowded.quiet and not robbed.quiet and not pushed_aside.quiet
     assert "do not quote" in str(crowded)
     assert conditions.glimpse().loops_ms
 
@@ -539,9 +539,9 @@ def test_noisy_measurements_are_said(tmp_path, monkeypatch, capsys):
 @in_the_repository
 def test_a_measurement_waits_for_a_quiet_machine(monkeypatch, capsys):
     networks = program("networks")
-    still, uneven = Glimpse((1.0,) * 8, 0, 0), Glimpse((2.0,) * 8, 0, 0)
+    still, disturbed = Glimpse((1.0,) * 8, 0, 0), Glimpse((1.0,) * 8, 0.5, 0)
     half = networks.LOOKS // 2
-    seen = iter([still] * half + [uneven] * half + [still] * networks.LOOKS)
+    seen = iter([still] * half + [disturbed] * half + [still] * networks.LOOKS)
     monkeypatch.setattr(networks, "glimpse", lambda: next(seen))
     monkeypatch.setattr(networks.time, "sleep", lambda seconds: None)
     networks.wait_until_quiet(1.0)

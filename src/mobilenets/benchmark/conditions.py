@@ -13,10 +13,9 @@ from mobilenets.compiler.toolchain import code_paths, find_compiler
 from mobilenets.errors import EnvironmentFault
 from mobilenets.machine import describe
 
-_SPREAD_LIMIT = 0.3
-"""As much as a clock moves, which is lower for a while after vectors of 512 bits: 2.8 GHz instead of 3.4."""
 _WAITED_LIMIT = 0.02
-_OTHERS_LIMIT = 0.2
+_OTHERS_LIMIT = 0.5
+"""The system's own threads are seen now and then; what they take is in the share that was waited for."""
 _STOLEN_LIMIT = 0.01
 _LOOPS, _TURNS = 8, 40_000
 _AWAKE_SECONDS = 0.03
@@ -91,7 +90,10 @@ class Noise:
     """What was seen of other work on the machine while the engines were timed."""
 
     spread: float
-    """Of the fixed loop, the fastest of each look: the 90 % quantile over the 10 % quantile, less 1."""
+    """Of the fixed loop, the fastest of each look: the 90 % quantile over the 10 % quantile, less 1.
+
+    No sign of other work: a clock is lower for a while after vectors of 512 bits and after idleness.
+    """
     waited: float
     """The share of the loop's time in which it did not run, on average."""
     others: float
@@ -108,9 +110,8 @@ class Noise:
 
     def __str__(self) -> str:
         seen = (
-            f"a fixed loop spread by {self.spread:.0%} and waited for {self.waited:.1%} of its time, "
-            f"{self.others:.1f} other threads wanted a core, "
-            f"{self.stolen:.1%} of the time went to the host's other guests, load {self.load:.1f}"
+            f"a loop waited for {self.waited:.1%} of its time, {self.others:.1f} other threads wanted a core, "
+            f"{self.stolen:.1%} of the time went to the host's other guests, load {self.load:.1f}; the clock moved by {self.spread:.0%}"
         )
         if self.quiet:
             return f"The machine was quiet: {seen}."
