@@ -106,12 +106,14 @@ class Noise:
     @property
     def quiet(self) -> bool:
         """Whether the numbers can be quoted."""
-        return self.spread <= _SPREAD_LIMIT and self.others <= _OTHERS_LIMIT and self.stolen <= _STOLEN_LIMIT
+        return self.waited <= _WAITED_LIMIT and self.others <= _OTHERS_LIMIT and self.stolen <= _STOLEN_LIMIT
 
     def __str__(self) -> str:
         seen = (
-            f"a loop waited for {self.waited:.1%} of its time, {self.others:.1f} other threads wanted a core, "
-            f"{self.stolen:.1%} of the time went to the host's other guests, load {self.load:.1f}; the clock moved by {self.spread:.0%}"
+            f"a loop waited for {self.waited:.1%} of its time, "
+            f"{self.others:.1f} other threads wanted a core, "
+            f"{self.stolen:.1%} of the time went to the host's other guests, "
+            f"load {self.load:.1f}; the clock moved by {self.spread:.0%}"
         )
         if self.quiet:
             return f"The machine was quiet: {seen}."
