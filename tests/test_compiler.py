@@ -19,10 +19,10 @@ import torch
 
 from calibrated import TINY, calibrated
 from mobilenets import zoo
-from mobilenets.compiler import plan_of, strips, targets, toolchain, translate
+from mobilenets.compiler import pairs, plan_of, strips, targets, toolchain, translate
 from mobilenets.compiler.emission import comment, text
 from mobilenets.compiler.packing import to_bf16, weights_bytes
-from mobilenets.compiler.steps import REGISTERS, Convolve, Strip
+from mobilenets.compiler.steps import REGISTERS, Convolve, Pair, Strip
 from mobilenets.compiler.targets import LIBRARY
 from mobilenets.errors import CheckpointError, EnvironmentFault, InputError, UnknownName
 from mobilenets.exporting import export
@@ -205,6 +205,68 @@ def test_every_path_computes_the_same(checkpoint, library_of, path):
     pixels = pictures(checkpoint.spec, 4)
     found = close(checkpoint, pixels, library.run(pixels))
     assert found.holds, found
+
+
+def inverted(expansion, kernel, out, stride=1, *between, residual=False):
+    ops = (
+        Conv("expand", 1, expansion, 1, "hard_swish"),
+        Conv("depthwise", kernel, expansion, stride, "relu6", depthwise=True),
+        *between,
+        Conv("project", 1, out),
+    )
+    return Block(ops, stage=1, residual=residual)
+
+
+UNEVEN = dataclasses.replace(
+    TINY,
+    blocks=(
+        Block((Conv("conv", 3, 16, 2, "relu"),), stage=0),
+        inverted(72, 3, 24),
+        inverted(120, 5, 24, residual=True),
+        inverted(88, 3, 40, 2, SqueezeExcite(24)),
+        inverted(200, 5, 40, residual=True),
+        Block((Conv("depthwise", 3, 40, 1, depthwise=True), *inverted(136, 3, 56, 2).ops), stage=2),
+    ),
+    resolution=33,
+)
+"""Pairs, and widths that end in half a block of channels."""
+
+
+@pytest.mark.parametrize("path", ONE_EACH, ids=lambda path: path.name)
+def test_half_blocks_compute_the_same_on_every_path(tmp_path, path):
+    need(path)
+    checkpoint = calibrated(UNEVEN)
+    pixels = pictures(UNEVEN, 4)
+    logits = Library(built(checkpoint, tmp_path, path), threads=1).run(pixels)
+    assert close(checkpoint, pixels, logits).holds
+
+
+@pytest.mark.parametrize("far", [0, 1 << 30])
+@pytest.mark.parametrize("near", [0, 8 * 1024, 64 * 1024])
+def test_pairs_compute_the_same(monkeypatch, near, far):
+    """However much of the map between them is held, within a strip and alone, by any number of threads."""
+    monkeypatch.setattr(strips, "FAR", far)
+    monkeypatch.setattr(pairs, "NEAR", near)
+    checkpoint = calibrated(UNEVEN)
+    found = [step for step in plan_of(checkpoint).steps if isinstance(step, Pair)]
+    assert (len(found) == 5) == (far > 0)
+    assert any(pair.rows == pair.writes.rows > 1 for pair in found) == (far > 0 < near)
+    pixels = pictures(UNEVEN, 3)
+    library = toolchain.cached_library(translate(checkpoint))
+    logits = Library(library, threads=1).run(pixels)
+    assert close(checkpoint, pixels, logits).holds
+    for threads in (2, 5):
+        for each, expected in zip(pixels, logits, strict=True):
+            np.testing.assert_array_equal(Library(library, threads=threads).run(each[None])[0], expected)
+
+
+def test_a_pair_holds_one_panel_of_the_map_between():
+    plan = plan_of(zoo.build("mobilenet_v2_100"))
+    late = [step for step in plan.steps if isinstance(step, Pair) and step.writes.rows == 7]
+    assert late
+    for pair in late:
+        assert pair.between.channels == pair.convolve.panel < pair.convolve.writes.channels
+        assert id(pair.convolve.writes) not in plan.places
 
 
 @pytest.mark.slow

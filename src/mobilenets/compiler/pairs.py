@@ -11,7 +11,7 @@ from dataclasses import replace
 from mobilenets.compiler.steps import FP32, Convolve, Depthwise, Map, Pair, Step, read_by
 from mobilenets.compiler.tiling import Tiling, tiled
 
-_NEAR = 24 * 1024
+NEAR = 24 * 1024
 """Bytes of a panel that stay in a first-level cache of 32 KiB or more, beside its weights and the pixels."""
 
 
@@ -41,7 +41,7 @@ def _pair(convolve: Convolve, depthwise: Depthwise) -> Pair:
     """All rows of a panel in one turn where that is little enough, else a row."""
     at = convolve.writes
     whole = _tiling(convolve, at.rows) if convolve.kernel == convolve.stride == 1 else None
-    if whole is not None and _bytes(at, at.rows, whole.panel) <= _NEAR:
+    if whole is not None and _bytes(at, at.rows, whole.panel) <= NEAR:
         tiling, rows, held = whole, depthwise.writes.rows, at.rows
     else:
         tiling, rows, held = tiling_by_rows(convolve, depthwise), 1, rows_between(depthwise)
@@ -73,7 +73,7 @@ def tiling_by_rows(convolve: Convolve, depthwise: Depthwise) -> Tiling:
     """Panels as wide as the cache allows for the rows of one turn."""
     at = convolve.writes
     block = _bytes(at, rows_between(depthwise), at.block)
-    return _tiling(convolve, 1, at.block * max(1, _NEAR // block))
+    return _tiling(convolve, 1, at.block * max(1, NEAR // block))
 
 
 def _tiling(convolve: Convolve, rows: int, widest: int | None = None) -> Tiling:

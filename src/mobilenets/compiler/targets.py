@@ -69,7 +69,7 @@ FP32_FOR_BF16 = CodePath(
     (*_BF16, "-DFP32_PRODUCTS"),
     f'{AVX512_BF16.condition} && __builtin_cpu_is("intel")',
 )
-"""bf16 in memory, products of fp32: on Intel's processors those of pairs take four times as long (LOG.md)."""
+"""bf16 in memory, products of fp32: on Intel's processors those of pairs run at half the speed (LOG.md)."""
 _MAY_USE_TILES = (
     "({ unsigned a = 7, b, c = 0, d; extern long syscall(long, ...); "
     '__asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d)); '
