@@ -20,7 +20,7 @@ from mobilenets import zoo
 from mobilenets.benchmark import comparison as comparisons
 from mobilenets.benchmark import conditions, engines, layers, results, roofline
 from mobilenets.benchmark.comparison import Comparison, Row, compare
-from mobilenets.benchmark.conditions import Glimpse, noise
+from mobilenets.benchmark.conditions import Glimpse, Ticks, noise
 from mobilenets.benchmark.peaks import Peaks, measure_peaks
 from mobilenets.benchmark.rounds import Candidate, LeftOut
 from mobilenets.benchmark.samples import Interval, median_interval, quantile, ratio
@@ -109,15 +109,17 @@ def test_warming_up_ends_where_it_brings_nothing(monkeypatch):
 
 
 def test_a_quiet_machine_and_another():
-    still = noise([Glimpse((1.0, 1.01, 1.0), 0, 0)] * 5)
+    still = noise([Glimpse((1.0, 1.01, 1.0), 0)] * 5)
     assert still.quiet
     assert "was quiet" in str(still)
-    slower = noise([Glimpse((1.0, 1.01, 1.0), 0, 0), Glimpse((1.5, 1.5, 1.6), 0, 0)])
+    slower = noise([Glimpse((1.0, 1.01, 1.0), 0), Glimpse((1.5, 1.5, 1.6), 0)])
     assert slower.quiet and slower.spread > 0.3, "a clock moves without anybody's work"
-    crowded = noise([Glimpse((1.0, 1.0, 1.0), 0, 1)])
-    robbed = noise([Glimpse((1.0, 1.0), 0, 0, 5, 100), Glimpse((1.0, 1.0), 0, 0, 8, 200)])
-    assert robbed.stolen == 0.03
-    pushed_aside = noise([Glimpse((1.0, 1.0), 0.1, 0)])
+    before = Glimpse((1.0, 1.0), 0, Ticks(elapsed=10, busy=100, ours=50, stolen=3))
+    crowded = noise([before, Glimpse((1.0, 1.0), 0, Ticks(20, 113, 60, 3))])
+    assert crowded.others == 0.3
+    robbed = noise([before, Glimpse((1.0, 1.0), 0, Ticks(20, 107, 57, 6))])
+    assert robbed.stolen == 0.3
+    pushed_aside = noise([Glimpse((1.0, 1.0), 0.1)])
     assert not crowded.quiet and not robbed.quiet and not pushed_aside.quiet
     assert "do not quote" in str(crowded)
     assert conditions.glimpse().loops_ms
@@ -198,7 +200,7 @@ def comparison(*rows, precision="fp32"):
         precision=precision,
         rows=rows,
         left_out=(LeftOut("torch", "no"),),
-        noise=noise([Glimpse((1.0, 1.0), 0, 0)]),
+        noise=noise([Glimpse((1.0, 1.0), 0)]),
         peaks=Peaks(100, 100, 10),
         arena_bytes=None,
         program_ms=None,
@@ -539,7 +541,7 @@ def test_noisy_measurements_are_said(tmp_path, monkeypatch, capsys):
 @in_the_repository
 def test_a_measurement_waits_for_a_quiet_machine(monkeypatch, capsys):
     networks = program("networks")
-    still, disturbed = Glimpse((1.0,) * 8, 0, 0), Glimpse((1.0,) * 8, 0.5, 0)
+    still, disturbed = Glimpse((1.0,) * 8, 0), Glimpse((1.0,) * 8, 0.5)
     half = networks.LOOKS // 2
     seen = iter([still] * half + [disturbed] * half + [still] * networks.LOOKS)
     monkeypatch.setattr(networks, "glimpse", lambda: next(seen))

@@ -6,17 +6,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mobilenets.benchmark.samples import quantile
 from mobilenets.compiler.toolchain import code_paths, find_compiler
 from mobilenets.errors import EnvironmentFault
 from mobilenets.machine import describe
 
-_WAITED_LIMIT = 0.02
-_OTHERS_LIMIT = 0.5
-"""The system's own threads are seen now and then; what they take is in the share that was waited for."""
-_STOLEN_LIMIT = 0.01
+_WAITED_LIMIT, _OTHERS_LIMIT, _STOLEN_LIMIT = 0.02, 0.1, 0.01
 _LOOPS, _TURNS = 8, 40_000
 _AWAKE_SECONDS = 0.03
 """A core that was idle wants some milliseconds to its full clock."""
@@ -35,6 +32,22 @@ def described() -> dict[str, str]:
     }
 
 
+class Ticks(NamedTuple):
+    """What a Linux system counts since its start, in seconds of all cores together; elsewhere zeros."""
+
+    elapsed: float = 0.0
+    """Seconds by the clock; of one core."""
+    busy: float = 0.0
+    """In which a core did something for a program or the system."""
+    ours: float = 0.0
+    """What of that was this process, and those of its children that have ended."""
+    stolen: float = 0.0
+    """In which a core was ready and a virtual machine's host gave it to somebody else."""
+
+
+_NO_TICKS = Ticks()
+
+
 @dataclass(frozen=True)
 class Glimpse:
     """A short look at a machine that should be doing nothing else."""
@@ -43,12 +56,7 @@ class Glimpse:
     """How long the same loop took, time after time."""
     waited: float
     """The share of that time in which the loop did not run, although it could have."""
-    others: int
-    """Threads of other programs that wanted a core at that moment; 0 where the system does not say."""
-    stolen: int = 0
-    """Moments since the system's start in which a core was ready and its host gave it to somebody else."""
-    ticks: int = 0
-    """Moments since then of all cores; the unit is the system's."""
+    ticks: Ticks = _NO_TICKS
 
 
 def glimpse() -> Glimpse:
@@ -64,25 +72,20 @@ def glimpse() -> Glimpse:
             pass
         times.append(1e3 * (time.perf_counter() - start))
     ran = time.thread_time() - ran
-    return Glimpse(tuple(times), max(0.0, 1 - 1e3 * ran / sum(times)), _others(), *_stolen())
+    fine = time.get_clock_info("thread_time").resolution < 1e-4
+    return Glimpse(tuple(times), max(0.0, 1 - 1e3 * ran / sum(times)) if fine else 0.0, _ticks())
 
 
-def _stolen() -> tuple[int, int]:
-    """`steal`, the eighth number of the first line of /proc/stat, and the sum of the first eight."""
+def _ticks() -> Ticks:
+    """By the first line of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal."""
     try:
         first = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
-        numbers = [int(word) for word in first.split()[1:9]]
-        return numbers[7], sum(numbers)
+        user, nice, system, _, _, irq, softirq, steal = (int(word) for word in first.split()[1:9])
+        second = os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):
-        return 0, 0
-
-
-def _others() -> int:
-    try:
-        running = Path("/proc/loadavg").read_text(encoding="ascii").split()[3]
-        return max(0, int(running.partition("/")[0]) - 1)
-    except (OSError, ValueError, IndexError):
-        return 0
+        return _NO_TICKS
+    busy = user + nice + system + irq + softirq
+    return Ticks(time.monotonic(), busy / second, sum(os.times()[:4]), steal / second)
 
 
 @dataclass(frozen=True)
@@ -97,11 +100,11 @@ class Noise:
     waited: float
     """The share of the loop's time in which it did not run, on average."""
     others: float
-    """Threads of other programs that wanted a core, on average."""
+    """Cores that other programs and the system kept busy, on average; 0 where the system does not say."""
     load: float
     """The load average of the last minute, this program's own work included."""
     stolen: float = 0.0
-    """The share of the cores' time that a virtual machine's host gave to others between the looks."""
+    """The share of the time in which a core was wanted that a virtual machine's host gave to others."""
 
     @property
     def quiet(self) -> bool:
@@ -111,7 +114,7 @@ class Noise:
     def __str__(self) -> str:
         seen = (
             f"a loop waited for {self.waited:.1%} of its time, "
-            f"{self.others:.1f} other threads wanted a core, "
+            f"{self.others:.2f} cores worked for others, "
             f"{self.stolen:.1%} of the time went to the host's other guests, "
             f"load {self.load:.1f}; the clock moved by {self.spread:.0%}"
         )
@@ -132,11 +135,13 @@ class Noise:
 
 
 def noise(glimpses: Sequence[Glimpse]) -> Noise:
-    """What the `glimpses` between turns say together."""
+    """What the `glimpses` between turns say together, and the system of the time from first to last."""
     loops = [min(one.loops_ms) for one in glimpses]
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     spread = quantile(loops, 0.9) / quantile(loops, 0.1) - 1
-    ticks = glimpses[-1].ticks - glimpses[0].ticks
-    stolen = (glimpses[-1].stolen - glimpses[0].stolen) / ticks if ticks else 0.0
     waited = statistics.mean(one.waited for one in glimpses)
-    return Noise(spread, waited, statistics.mean(one.others for one in glimpses), load, stolen)
+    pairs = zip(glimpses[0].ticks, glimpses[-1].ticks, strict=True)
+    elapsed, busy, ours, stolen = (last - first for first, last in pairs)
+    others = max(0.0, busy - ours) / elapsed if elapsed else 0.0
+    wanted = busy + stolen
+    return Noise(spread, waited, others, load, stolen / wanted if wanted else 0.0)

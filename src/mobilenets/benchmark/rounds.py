@@ -92,6 +92,7 @@ def in_turn(
             turns[candidate.engine].append(_turn(asked))
         except EnvironmentFault as error:
             failed[candidate.engine] = str(error)
+    glimpses.append(glimpse())
     timed = {
         engine: Timed(tuple(turn for turn, _ in taken), tuple(1e3 * cold for _, cold in taken))
         for engine, taken in turns.items()

@@ -245,32 +245,32 @@ class _Emitter:
 
     def _pair(self, pair: Pair, first: str, last: str, rows: str, done: str) -> list[str]:
         """The two kernels in turn for `rows`, panel by panel; `done` rows of the map between are there."""
-        depthwise, each = pair.depthwise, pair.convolve.panel // pair.between.block
-        first_of, blocks = (
-            f"smaller_of({each} * p, {pair.writes.blocks - pair.convolve.half})",
-            pair.writes.blocks,
-        )
-        last_of = f"p + 1 < {pair.units} ? {first_of.replace('p,', '(p + 1),')} : {blocks}"
-        inner = [
-            f"const Range need = {{there, {_reach(depthwise, 'turn')}.last}};",
-            *self._convolve(pair.convolve, "need", out=pair.between),
-            *self._depthwise(depthwise, "turn", entering=pair.between),
-            "there = need.last;",
-        ]
-        if pair.rows >= pair.writes.rows:
-            loop = ["    {", f"        const Range turn = {rows};   /* all of them */"]
+        depthwise, between = pair.depthwise, pair.between
+        if pair.whole:  # all rows, also those that a stride leaves out: tiles of several rows need them
+            turn = f"const Range turn = {rows}, need = {{0, {between.rows}}};"
+            begin, end = ["{", f"    {turn}"], ["}"]
         else:
-            loop = [
-                f"    for (int z = {rows}.first; z < {rows}.last; z++) {{",
-                "        const Range turn = {z, z + 1};",
+            begin = [
+                f"int there = {done};",
+                f"for (int z = {rows}.first; z < {rows}.last; z++) {{",
+                "    const Range turn = {z, z + 1};",
+                f"    const Range need = {{there, {_reach(depthwise, 'turn')}.last}};",
             ]
+            end = ["    there = need.last;", "}"]
+        calls = [
+            *self._convolve(pair.convolve, "need", out=between),
+            *self._depthwise(depthwise, "turn", entering=between),
+        ]
+        until = f"p + 1 < {pair.units} ? {_first_block(pair, 'p + 1')} : {pair.writes.blocks}"
+        lines = [
+            f"const Range panel = {{p, p + 1}}, theirs = {{{_first_block(pair, 'p')}, {until}}};",
+            *begin,
+            *(f"    {line}" for line in calls),
+            *end,
+        ]
         return [
             f"for (int p = {first}; p < {last}; p++) {{",
-            f"    const Range panel = {{p, p + 1}}, blocks = {{{first_of}, {last_of}}};",
-            f"    int there = {done};",
-            *loop,
-            *(f"        {line}" for line in inner),
-            "    }",
+            *(f"    {line}" for line in lines),
             "}",
         ]
 
@@ -344,11 +344,11 @@ class _Emitter:
         return self._packed(pack_convolution(convolution, step.panel, step.writes.block, half=step.half))
 
     def _depthwise(self, step: Depthwise, some: str, entering: Map | None = None) -> list[str]:
-        """The call for `some` rows; in a pair, which reads from `entering`, for those of some `blocks`."""
+        """The call for `some` rows; in a pair, which reads from `entering`, for those of a panel's blocks."""
         (source,), convolution = step.reads, step.convolution
         ranges, blocks = {"some": some}, f"(Range){{0, {source.blocks}}}"
         if entering is not None:
-            source, ranges, blocks = entering, {"some": some, "blocks": "blocks"}, "blocks"
+            source, ranges, blocks = entering, {"some": some, "theirs": "theirs"}, "theirs"
         weights, bias = pack_depthwise(convolution, source.block), pack_bias(convolution, source.block)
         if source.precision == BF16:
             weights, bias = evens_first(weights), evens_first(bias)
@@ -395,9 +395,17 @@ class _Emitter:
 _RING = "float *const ring = run->rings + part * RING;"
 
 
+def _first_block(pair: Pair, panel: str) -> str:
+    """The first block of channels of a panel; the half panel's is the last block."""
+    each, whole = pair.convolve.panel // pair.between.block, pair.writes.blocks - pair.convolve.half
+    return f"smaller_of({each} * ({panel}), {whole})"
+
+
 def _reach(step: Step, rows: str) -> str:
     """The rows of its map that `step` reads for `rows` of its own."""
     match step:
+        case Convolve() | Depthwise() if step.kernel == step.stride == 1:
+            return rows
         case Convolve() | Depthwise():
             return f"reach({step.kernel}, {step.stride}, {step.before}, {step.reads[0].rows}, {rows})"
         case Pair():

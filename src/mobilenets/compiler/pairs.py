@@ -9,10 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mobilenets.compiler.steps import FP32, Convolve, Depthwise, Map, Pair, Step, read_by
-from mobilenets.compiler.tiling import Tiling, tiled
-
-NEAR = 24 * 1024
-"""Bytes of a panel that stay in a first-level cache of 32 KiB or more, beside its weights and the pixels."""
+from mobilenets.compiler.tiling import NEAR, Tiling, tiled
 
 
 def in_pairs(steps: Sequence[Step]) -> list[Step]:
@@ -42,37 +39,43 @@ def _pair(convolve: Convolve, depthwise: Depthwise) -> Pair:
     at = convolve.writes
     whole = _tiling(convolve, at.rows) if convolve.kernel == convolve.stride == 1 else None
     if whole is not None and _bytes(at, at.rows, whole.panel) <= NEAR:
-        tiling, rows, held = whole, depthwise.writes.rows, at.rows
-    else:
-        tiling, rows, held = tiling_by_rows(convolve, depthwise), 1, rows_between(depthwise)
-    between = replace(at, channels=min(at.channels, tiling.panel), ring=held)
-    return _made(convolve, depthwise, tiling, between, rows, panels_first=True)
+        between = replace(at, channels=min(at.channels, whole.panel))
+        return _made(convolve, depthwise, whole, between, panels_first=True, whole=True)
+    tiling = _tiling_by_rows(convolve, depthwise)
+    between = replace(at, channels=min(at.channels, tiling.panel), ring=_rows_between(depthwise))
+    return _made(convolve, depthwise, tiling, between, panels_first=True)
 
 
 def as_stage(pair: Pair) -> Pair:
     """`pair` for a strip, where a turn ends before the last row: rows of all panels are kept for the next."""
-    tiling = tiling_by_rows(pair.convolve, pair.depthwise)
-    between = replace(pair.convolve.writes, ring=rows_between(pair.depthwise))
-    return _made(pair.convolve, pair.depthwise, tiling, between, 1, panels_first=False)
+    tiling = _tiling_by_rows(pair.convolve, pair.depthwise)
+    between = replace(pair.convolve.writes, ring=_rows_between(pair.depthwise))
+    return _made(pair.convolve, pair.depthwise, tiling, between, panels_first=False)
 
 
 def _made(
-    convolve: Convolve, depthwise: Depthwise, tiling: Tiling, between: Map, rows: int, *, panels_first: bool
+    convolve: Convolve,
+    depthwise: Depthwise,
+    tiling: Tiling,
+    between: Map,
+    *,
+    panels_first: bool,
+    whole: bool = False,
 ) -> Pair:
     cut = replace(convolve, tiles=tiling.tiles, panel=tiling.panel, panels_first=panels_first)
     title = f"{convolve.title}; {depthwise.title}"
-    return Pair(title, convolve.reads, depthwise.writes, cut, depthwise, between, rows)
+    return Pair(title, convolve.reads, depthwise.writes, cut, depthwise, between, whole)
 
 
-def rows_between(depthwise: Depthwise) -> int:
+def _rows_between(depthwise: Depthwise) -> int:
     """Rows of the map between that are held, where a turn computes a row."""
     return min(max(depthwise.kernel, depthwise.stride), depthwise.reads[0].rows)
 
 
-def tiling_by_rows(convolve: Convolve, depthwise: Depthwise) -> Tiling:
+def _tiling_by_rows(convolve: Convolve, depthwise: Depthwise) -> Tiling:
     """Panels as wide as the cache allows for the rows of one turn."""
     at = convolve.writes
-    block = _bytes(at, rows_between(depthwise), at.block)
+    block = _bytes(at, _rows_between(depthwise), at.block)
     return _tiling(convolve, 1, at.block * max(1, NEAR // block))
 
 

@@ -60,7 +60,7 @@ class Plan:
     logits: Map
     arena_floats: int
     rings: dict[int, int] = field(repr=False)
-    """By `id` of a map between the stages of a strip: its offset in a thread's own memory, in floats."""
+    """By `id` of a map within a pair or a strip: its offset in a thread's own memory, in floats."""
     ring_floats: int
 
     @property
@@ -75,7 +75,7 @@ class Plan:
 
     @property
     def kernels(self) -> Iterable[Step]:
-        """The steps, and where they are strips their stages."""
+        """The steps, and of pairs and strips what they are made of."""
         for step in self.steps:
             yield from kernels(step)
 

@@ -1,6 +1,7 @@
 """What a compiled program is made of: maps, and steps over them.
 
-A `Step` is one call of a kernel on the whole of a map, or a strip: several kernels in turn, row by row.
+A `Step` is one call of a kernel on the whole of a map, or several kernels in turn: a pair, panel by panel, or
+a strip, some rows at a time.
 """
 
 from collections.abc import Iterable
@@ -30,7 +31,7 @@ class Precision(NamedTuple):
 
 FP32 = Precision("fp32", 4)
 BF16 = Precision("bf16", 2)
-"""By AVX512-BF16's products of pairs, or AMX."""
+"""On x86-64 alone: by AMX, AVX512-BF16's products of pairs, or products of fp32."""
 PRECISIONS = {precision.name: precision for precision in (FP32, BF16)}
 
 
@@ -305,8 +306,8 @@ class Pair(_Step):
     depthwise: Depthwise
     between: Map
     """What is held of the map between them: some rows, of one panel or of all."""
-    rows: int
-    """Of the depthwise convolution that are computed in one turn."""
+    whole: bool
+    """Whether a turn computes all rows of a panel; else one row of the depthwise convolution."""
 
     @property
     def units(self) -> int:

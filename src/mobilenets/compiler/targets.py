@@ -20,6 +20,14 @@ class CodePath:
     """C that says whether this processor can run it."""
 
 
+_WINDOWS_FLAGS = ("-Wa,-muse-unaligned-vector-move",)
+"""gcc takes the stack for aligned where Windows does not align it (its bug 54412)."""
+_WINDOWS_LINK = ("-shared", "-static", "-pthread")
+"""No other library shall be needed, as that of mingw's threads would be."""
+_FLAGS = _WINDOWS_FLAGS if sys.platform == "win32" else ("-fPIC",)
+_LINK = _WINDOWS_LINK if sys.platform == "win32" else ("-shared", "-pthread")
+
+
 @dataclass(frozen=True)
 class Target:
     """A kind of machine, and how C becomes a library for it."""
@@ -35,8 +43,8 @@ class Target:
     machine: tuple[str, str] | None = None
     """`sys.platform` and `platform.machine()` where it runs; none: here."""
     product: str = LIBRARY
-    flags: tuple[str, ...] = ("-fPIC",)
-    link: tuple[str, ...] = ("-shared", "-pthread")
+    flags: tuple[str, ...] = _FLAGS
+    link: tuple[str, ...] = _LINK
     """What makes the library of objects."""
     threads: bool = True
     paths_bf16: tuple[CodePath, ...] = ()
@@ -166,10 +174,8 @@ TARGETS: dict[str, Target] = {
         macros=frozenset({"__x86_64__", "_WIN32"}),
         machine=("win32", "AMD64"),
         product="model.dll",
-        # gcc takes the stack for aligned where Windows does not align it (its bug 54412); and no other
-        # library shall be needed, as that of mingw's threads would be.
-        flags=("-Wa,-muse-unaligned-vector-move",),
-        link=("-shared", "-static", "-pthread"),
+        flags=_WINDOWS_FLAGS,
+        link=_WINDOWS_LINK,
     ),
     "wasm32": Target(
         paths=(SIMD128,),

@@ -12,7 +12,7 @@ def even_pixels(columns: int, most: int) -> int:
     return -(-columns // -(-columns // most))
 
 
-_NEAR = 24 * 1024
+NEAR = 24 * 1024
 """Bytes that stay in a first-level cache beside what else is touched."""
 
 
@@ -44,9 +44,9 @@ def tiling(
         return chosen._replace(tiles=(chosen.tiles[0],) * len(chosen.tiles))
     width = out.blocks // groups * out.block
     weights, maps = entering.precision.size * values * width * groups, entering.bytes
-    rows_first = weights * (out.rows if weights > _NEAR else 1) + maps
+    rows_first = weights * (out.rows if weights > NEAR else 1) + maps
     panels = groups * -(-width // chosen.panel)
-    panels_first = maps * (panels if maps > _NEAR else 1) + weights
+    panels_first = maps * (panels if maps > NEAR else 1) + weights
     if panels_first >= rows_first and out.rows > 1:
         return chosen
     tall = tiled(out.rows, out, groups, activation, half=half) if pointwise else chosen

@@ -60,15 +60,21 @@ class Compiler:
     """What it compiles for."""
 
     def told(self, flags: Sequence[str]) -> tuple[str, ...]:
-        """`flags` as this compiler takes them: zig has one flag for the processor, and names of its own."""
+        """`flags` as this compiler takes them: zig has one flag for the processor, and names of its own.
+
+        clang, which zig is as well, has its own assembler and no fault that `-Wa,` would mend.
+        """
+        kept = [flag for flag in flags if not (flag.startswith("-Wa,") and self._is_clang)]
         if "ziglang" not in self.command:
-            return tuple(flags)
+            return tuple(kept)
         kept = [
-            flag
-            for flag in flags
-            if not flag.startswith(("-mfpu=", "-mfloat-abi=", "-mthumb", "-Wa,", "-static"))
+            flag for flag in kept if not flag.startswith(("-mfpu=", "-mfloat-abi=", "-mthumb", "-static"))
         ]
         return tuple(re.sub("-m(arch|cpu)=.*", _for_zig, flag) for flag in kept)
+
+    @property
+    def _is_clang(self) -> bool:
+        return "clang" in self.version or "ziglang" in self.command
 
     def macros(self, flags: Sequence[str]) -> frozenset[str]:
         """What it defines with `flags`; nothing where it does not know them."""

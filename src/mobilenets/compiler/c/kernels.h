@@ -113,7 +113,7 @@ INLINE void convolve_half(Convolution s, int pixels, const float *in, const floa
             UNROLL for (int v = 0; v < PARTS; v++) {
                 const vec w = load(weights + v * VECTOR);
                 UNROLL for (int p = 0; p < pixels; p++)
-                    sums[p * PARTS + v] += load_two(x + p * s.stride * BLOCK + k + (VECTOR == 1 ? v % 2 : 0)) * w;
+                    sums[p * PARTS + v] += load_two(x + p * s.stride * BLOCK + k, v) * w;
             }
         }
     }
@@ -172,7 +172,8 @@ INLINE void convolve_rows(Convolution s, int tall, const float *in, int y, const
     }
 }
 
-/* Some rows and panels of a convolution, packed weights [panel][ky][kx][input][channel of the panel]. The outer
+/* Some rows and panels of a convolution, packed weights [panel][ky][kx][input][channel of the panel], then those of
+ * the half panel, if there is one. Where tiles are `tall`, `rows` are all of them. The outer
  * loop is over panels where `panels_first`: then the weights of a panel stay in the cache, else the row does. */
 INLINE void convolve(Convolution s, int panels_first, const float *in, const float *weights, const float *bias,
                      int shared, float *out, const float *add, Range rows, Range some) {

@@ -278,7 +278,7 @@ INLINE void convolve_panel(Convolution s, const bf16 *in, const bf16 *weights, c
  * the same for every group. */
 INLINE void convolve(Convolution s, int panels_first, const bf16 *in, const bf16 *weights, const float *bias, int shared,
                      void *out, const bf16 *add, Range rows, Range some) {
-    const int inputs = blocks(s.in) / s.groups, each = panels(s) / s.groups;
+    const int inputs = blocks(s.in) / s.groups, each = whole_panels(s);
     const size_t size = (size_t)s.kernel * s.kernel * inputs * 2 * HALF;
     const int tiles = (s.out.rows * ((s.out.columns + s.pixels - 1) / s.pixels) + TILES - 1) / TILES;
     const int lines = panels_first && !shared && s.kernel == 1 ? (2 * HALF / BLOCK + tiles - 1) / tiles : 0;

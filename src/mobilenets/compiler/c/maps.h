@@ -96,10 +96,7 @@ INLINE int width(Convolution s) { return (s.channels + (s.half ? 0 : BLOCK - 1))
 /* How many panels of whole blocks each group has. */
 INLINE int whole_panels(Convolution s) { return (width(s) + s.panel - 1) / s.panel; }
 
-/* How many panels the output channels have, over all groups. */
-INLINE int panels(Convolution s) { return s.groups * whole_panels(s) + (s.half > 0); }
-
-/* The first block of output channels of panel i; of the number of panels: the number of blocks. */
+/* The first block of output channels of panel i, over all groups; of the number of panels: the number of blocks. */
 INLINE int block_of_panel(Convolution s, int i) {
     if (s.half && i >= whole_panels(s))
         return width(s) / BLOCK + i - whole_panels(s);

@@ -113,11 +113,12 @@ INLINE vec load_bytes(const uint8_t *from) {
 INLINE vec load_bytes(const uint8_t *from) { return (float)*from; }
 #endif
 
-/* Two values side by side, again and again; and of pairs of lanes their sums, as the first half of a block. */
+/* What vector v of a block of pairs is multiplied with: two values side by side, again and again. And the sums of
+ * pairs of lanes, as the first half of a block. */
 #if VECTOR > 1
 typedef int64_t both_floats __attribute__((aligned(4), may_alias));
 typedef int64_t twos __attribute__((vector_size(4 * VECTOR)));
-INLINE vec load_two(const float *from) { return (vec)(*(const both_floats *)from - (twos){0}); }
+INLINE vec load_two(const float *from, int v) { return (void)v, (vec)(*(const both_floats *)from - (twos){0}); }
 #ifdef __clang__
 #define SHUFFLE(a, b, ...) (vec) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
@@ -140,7 +141,7 @@ INLINE void add_pairs(const vec *lanes, vec *to) {
         to[i] = SHUFFLE(lanes[2 * i], lanes[2 * i + 1], 0, 2, 4, 6) + SHUFFLE(lanes[2 * i], lanes[2 * i + 1], 1, 3, 5, 7);
 }
 #else
-INLINE vec load_two(const float *from) { return *from; }
+INLINE vec load_two(const float *from, int v) { return from[v % 2]; }
 INLINE void add_pairs(const vec *lanes, vec *to) {
     UNROLL for (int i = 0; i < 8; i++) to[i] = lanes[2 * i] + lanes[2 * i + 1];
 }
