@@ -225,11 +225,11 @@ UNEVEN = dataclasses.replace(
         inverted(120, 5, 24, residual=True),
         inverted(88, 3, 40, 2, SqueezeExcite(24)),
         inverted(200, 5, 40, residual=True),
-        Block((Conv("depthwise", 3, 40, 1, depthwise=True), *inverted(136, 3, 56, 2).ops), stage=2),
-        inverted(64, 1, 24, 2),  # of 5 rows and columns it reads every second
+        Block((Conv("start", 3, 40, 1, depthwise=True), *inverted(136, 3, 56, 2).ops), stage=2),
+        inverted(64, 1, 24, 2),  # of 4 rows and columns it reads every second
         inverted(64, 3, 24),
     ),
-    resolution=33,
+    resolution=32,
 )
 """Pairs, and widths that end in half a block of channels."""
 
@@ -252,7 +252,7 @@ def test_pairs_compute_the_same(monkeypatch, near, far):
     checkpoint = calibrated(UNEVEN)
     found = [step for step in plan_of(checkpoint).steps if isinstance(step, Pair)]
     assert (len(found) == 7) == (far > 0)
-    assert any(pair.whole for pair in found) == (far > 0 < near)
+    assert far == 0 or any(pair.whole for pair in found) == (near > 0)
     pixels = pictures(UNEVEN, 3)
     library = toolchain.cached_library(translate(checkpoint))
     logits = Library(library, threads=1).run(pixels)
