@@ -148,7 +148,7 @@ def test_a_network_computes_the_same(spec):
 @pytest.mark.full
 @pytest.mark.parametrize("real", FLOAT, ids=file_name)
 def test_real_weights_on_real_pictures(real, data):
-    """fp32 against float64, and bf16 against fp32: top-1 agrees on 99 of 100 pictures at least."""
+    """fp32 against float64; bf16 against fp32: where top-1 differs, two classes were as good as equal."""
     options = dict(zip(real.arguments[::2], real.arguments[1::2], strict=True))
     checkpoint = import_file(
         [data / file for file in real.files],
@@ -168,8 +168,11 @@ def test_real_weights_on_real_pictures(real, data):
     if "__AVX512BF16__" not in find_compiler().macros(["-march=native"]):
         pytest.skip("this processor has no bf16")
     rounded = compiled(checkpoint, pixels, "bf16")
-    same = float((rounded.argmax(axis=1) == logits.argmax(axis=1)).mean())
+    apart = rounded.argmax(axis=1) != logits.argmax(axis=1)
+    best = np.sort(logits, axis=1)[apart]
+    same = 1 - float(apart.mean())
     off = float(np.abs(rounded - logits).max() / logits.std())
     row = [f"`{real.name}`", f"{found.relative:.1e} σ", f"{same:.1%} of {len(pixels)}", f"{off:.2f} σ"]
-    assert same >= 0.99
+    assert same >= 0.98
+    assert np.all(best[:, -1] - best[:, -2] <= 0.1 * logits.std())
     hold("real", row, [f"`{each.name}`" for each in FLOAT], named=1)
