@@ -234,6 +234,7 @@ UNEVEN = dataclasses.replace(
 """Pairs, and widths that end in half a block of channels."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ONE_EACH, ids=lambda path: path.name)
 def test_half_blocks_compute_the_same_on_every_path(tmp_path, path):
     need(path)
@@ -243,6 +244,7 @@ def test_half_blocks_compute_the_same_on_every_path(tmp_path, path):
     assert close(checkpoint, pixels, logits).holds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("far", [0, 1 << 30])
 @pytest.mark.parametrize("near", [0, 8 * 1024, 64 * 1024])
 def test_pairs_compute_the_same(monkeypatch, near, far):
