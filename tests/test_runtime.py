@@ -57,9 +57,6 @@ def missing(engine) -> str | None:
     return next((name for name in NEEDED.get(engine, ()) if importlib.util.find_spec(name) is None), None)
 
 
-CONVERTED_TO_BE_TIMED = ("litert", "ncnn")
-"""`bench` makes these of a checkpoint, and keeps no list of pictures: nothing is evaluated with them."""
-
 HERE = [
     pytest.param(
         engine,
@@ -104,7 +101,7 @@ class TestEveryEngine:
         assert isinstance(session, Session)
         assert session.engine == engine
         assert session.manifest == checkpoint.manifest
-        assert session.trained_on == (frozenset() if engine in CONVERTED_TO_BE_TIMED else SEEN)
+        assert session.trained_on == SEEN
 
     @pytest.mark.parametrize("n", [1, 2, 5])
     def test_gives_float32_logits_per_picture(self, sessions, engine, n):

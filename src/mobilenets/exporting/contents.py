@@ -59,14 +59,19 @@ def standalone(module: str) -> str:
 
 
 def unproven(folder: Path, checkpoint: Checkpoint, format: str, engine: str, model_file: str) -> Bundle:
-    """The bundle in the making, with nothing but its model file."""
+    """The bundle in the making, with nothing but its model file and what it was trained on."""
+    files = [model_file]
+    if checkpoint.trained_on:
+        files.append(TRAINED_ON_FILE)
+        digests = sorted(checkpoint.trained_on)
+        write_text(folder / TRAINED_ON_FILE, "".join(f"{digest}\n" for digest in digests))
     return Bundle(
         folder=folder,
         manifest=checkpoint.manifest,
         format=format,
         engine=engine,
         model_file=folder / model_file,
-        hashes={model_file: sha256(folder / model_file)},
+        hashes={name: sha256(folder / name) for name in files},
         trained_on=checkpoint.trained_on,
     )
 
@@ -92,8 +97,6 @@ def write(
     write_json(folder / "golden.json", _golden_json(folder, proof))
     write_json(folder / "labels.json", list(manifest.labels))
     write_text(folder / "labels.txt", "".join(f"{printable(label)}\n" for label in manifest.labels))
-    if bundle.trained_on:
-        write_text(folder / TRAINED_ON_FILE, "".join(f"{digest}\n" for digest in sorted(bundle.trained_on)))
     if format.has_python(asked):
         _write_programs(folder, format, certificate["versions"])
     write_text(

@@ -200,7 +200,8 @@ def _key(checkpoint: Checkpoint, conversion: Conversion) -> str:
             f"the converter '{error.name}' is not installed.",
             remedy=f"Install it with: pip install 'mobilenets[train,{PACKAGES[conversion.engine].extra}]'",
         ) from error
-    key = hashlib.sha256(json.dumps([versions, checkpoint.manifest.to_json()], sort_keys=True).encode())
+    described = [versions, checkpoint.manifest.to_json(), sorted(checkpoint.trained_on)]
+    key = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for array in checkpoint.tensors.values():
         key.update(array.tobytes())
     return key.hexdigest()[:32]
