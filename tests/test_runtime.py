@@ -57,33 +57,47 @@ def missing(engine) -> str | None:
     return next((name for name in NEEDED.get(engine, ()) if importlib.util.find_spec(name) is None), None)
 
 
+SLOWLY_CONVERTED = ("litert", "ncnn")
+
 HERE = [
     pytest.param(
         engine,
-        marks=pytest.mark.skipif(
-            missing(engine) is not None,
-            reason=f"{missing(engine)} is not installed: pip install 'mobilenets[{engine}]'",
-        ),
+        marks=[
+            pytest.mark.skipif(
+                missing(engine) is not None,
+                reason=f"{missing(engine)} is not installed: pip install 'mobilenets[{engine}]'",
+            ),
+            *([pytest.mark.slow] if engine in SLOWLY_CONVERTED else []),
+        ],
     )
     for engine in ENGINES
 ]
 
 
+class Opened(dict[str, Session]):
+    """Sessions by engine, each converted and opened when it is first asked for."""
+
+    def __init__(self, checkpoint, bundle, folder):
+        self.checkpoint, self.bundle, self.folder = checkpoint, bundle, folder
+
+    def __missing__(self, engine):
+        self[engine] = open_session(self.model(engine), engine=engine)
+        return self[engine]
+
+    def model(self, engine):
+        if engine in ("torch", "compiled"):
+            return self.checkpoint
+        if engine in ("onnxruntime", "openvino"):
+            return self.bundle.folder
+        (converted,), _ = prepare(self.checkpoint, [engine], self.folder)
+        return converted.model
+
+
 @pytest.fixture(scope="module")
-def sessions(checkpoint, bundle, tmp_path_factory) -> dict[str, Session]:
-    models = {"torch": checkpoint, "compiled": checkpoint}
-    models |= {"onnxruntime": bundle.folder, "openvino": bundle.folder}
+def sessions(checkpoint, bundle, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOBILENETS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        for engine in ("litert", "ncnn"):
-            if missing(engine) is None:
-                (converted,), _ = prepare(checkpoint, [engine], tmp_path_factory.mktemp("converted"))
-                models[engine] = converted.model
-        return {
-            engine: open_session(models[engine], engine=engine)
-            for engine in ENGINES
-            if missing(engine) is None
-        }
+        yield Opened(checkpoint, bundle, tmp_path_factory.mktemp("converted"))
 
 
 def pictures(n=5, *, spec=TINY, seed=0):

@@ -46,7 +46,7 @@ def _pair(convolve: Convolve, depthwise: Depthwise) -> Pair:
     return _made(convolve, depthwise, tiling, between, panels_first=True)
 
 
-def as_stage(pair: Pair) -> Pair:
+def within_strip(pair: Pair) -> Pair:
     """`pair` for a strip, where a turn ends before the last row: rows of all panels are kept for the next."""
     tiling = _tiling_by_rows(pair.convolve, pair.depthwise)
     between = replace(pair.convolve.writes, ring=_rows_between(pair.depthwise))

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from mobilenets.compiler.pairs import as_stage
+from mobilenets.compiler.pairs import within_strip
 from mobilenets.compiler.steps import (
     ALIGNMENT,
     Convolve,
@@ -50,7 +50,7 @@ def _hands_over_rows(chain: Sequence[Step], step: Step) -> bool:
         return False
     longer = [*chain, step]
     rows = zip((each.writes for each in chain), _heights(longer, _rows(longer)), strict=True)
-    between = sum(as_stage(each).between.bytes for each in longer if isinstance(each, Pair))
+    between = sum(within_strip(each).between.bytes for each in longer if isinstance(each, Pair))
     return sum(at.row_bytes * height for at, height in rows) + between <= _RINGS
 
 
@@ -105,7 +105,7 @@ def _as_stage(step: Step) -> Stage:
         case Normalise() | Depthwise():
             return step
         case Pair():
-            return as_stage(step)
+            return within_strip(step)
         case Convolve() if step.panels_first:
             tiling = tiled(1, step.writes, step.groups, step.activation, half=step.half)
             return replace(step, tiles=tiling.tiles, panel=tiling.panel, panels_first=False)
