@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import mobilenets
 from mobilenets.benchmark.conditions import described, glimpse, noise
 from mobilenets.benchmark.engines import ENGINES, OURS, SLOW
-from mobilenets.benchmark.results import kind
+from mobilenets.benchmark.results import kind, quiet
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 NETWORKS = (
@@ -105,7 +105,7 @@ def measured(results: Path, effort: Effort) -> set[tuple[object, ...]]:
         for line in lines
         if line["mobilenets"] == mobilenets.__version__
         and here.items() <= line["machine"].items()
-        and line["noise"]["quiet"]
+        and quiet(line)
         and ("steps" in line or enough(line, effort))
     }
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilenets.benchmark.engines import OURS
-from mobilenets.benchmark.results import kind
+from mobilenets.benchmark.results import kind, quiet
 from mobilenets.benchmark.samples import Interval, ratio
 from mobilenets.files import write_bytes, write_text
 from mobilenets.report.style import LIGHT, drawing
@@ -33,7 +33,7 @@ def newest(lines: Iterable[Line]) -> list[Line]:
     """One line of each kind, a quiet one if there is any, in the order in which the kinds first came."""
     found: dict[tuple[str | int, ...], Line] = {}
     for line in lines:
-        if kind(line) not in found or line["noise"]["quiet"] or not found[kind(line)]["noise"]["quiet"]:
+        if kind(line) not in found or quiet(line) or not quiet(found[kind(line)]):
             found[kind(line)] = line
     return list(found.values())
 
@@ -122,7 +122,7 @@ def compared(lines: list[Line], cell: Callable[[Line, Line], str]) -> Iterator[s
                 target_of(line),
                 "–" if against is None else verdict(against) + missed(line, against),
                 "–" if share is None else f"{share:.0%}",
-                "yes" if line["noise"]["quiet"] else "**no**",
+                "yes" if quiet(line) else "**no**",
             ]
         )
     heading = ["network", *names, "peer", "ours ÷ it (95 %)", "target", "so we are", "of FMA peak", "quiet"]
@@ -316,7 +316,7 @@ def growth(with_what: str, curve: Curve) -> Iterator[str]:
                 f"{ours['median_ms']:.2f}",
                 f"{line['macs'] / base['macs']:.2f}",
                 f"{ours['median_ms'] / before['median_ms']:.2f}",
-                "yes" if line["noise"]["quiet"] else "**no**",
+                "yes" if quiet(line) else "**no**",
             ]
         )
     yield f"With {with_what}:"
@@ -346,7 +346,8 @@ own, and the processes run in turn, never two at once, after a warm-up. A time i
 of each round's median; a ratio is taken within a round, and its interval holds for 95 % whatever the
 distribution. Where it includes 1, nobody is faster. All engines of a table compute in the precision that its
 title names, and take `uint8` pictures, normalisation included. *Quiet* says whether a check found the machine
-idle between the turns; a row that says no is not to be quoted. The FMA peak is measured
+idle between the turns, and the rounds of a typical engine within 5 %; a row that says no is not to be
+quoted. The FMA peak is measured
 as well, by a small C program, and is that of fp32.
 
 The targets are this project's own: with one thread, a share of the fastest peer's time, another for each

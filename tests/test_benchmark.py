@@ -121,6 +121,10 @@ def test_a_quiet_machine_and_another():
     assert robbed.stolen == 0.3
     pushed_aside = noise([Glimpse((1.0, 1.0), 0.1)])
     assert not crowded.quiet and not robbed.quiet and not pushed_aside.quiet
+    rounds = [(1.0, 1.01, 1.04, 1.0, 1.0, 2.0), (5.0, 5.1, 5.0, 5.1, 5.0, 5.0)]
+    assert noise([before], rounds).quiet, "one round may be lost"
+    restless = noise([before], [(1.0, 1.3, 1.0, 1.3, 1.0, 1.3)] * 2)
+    assert restless.unsteady == pytest.approx(0.3) and not restless.quiet
     assert "do not quote" in str(crowded)
     assert conditions.glimpse().loops_ms
 
@@ -210,7 +214,7 @@ def comparison(*rows, precision="fp32"):
     )
 
 
-EVEN, FASTER = (1.0, 1.1, 0.9, 1.0, 1.1, 0.9), (0.5, 0.6, 0.4, 0.5, 0.6, 0.4)
+EVEN, FASTER = (1.0, 1.02, 0.98, 1.0, 1.02, 0.98), (0.5, 0.51, 0.49, 0.5, 0.51, 0.49)
 
 
 def test_a_winner_is_named_only_where_the_interval_allows_it():
@@ -576,6 +580,8 @@ def test_the_page_is_made_of_the_data_alone(found):
     ]
     page = render.document(render.newest(lines * 2))
     noisy = lines[1] | {"noise": lines[1]["noise"] | {"quiet": False}}
+    unsteady = comparison(row("compiled", *FASTER), row("litert", 1, 1, 1, 2, 2, 2)).to_json()
+    assert results.quiet(lines[1]) and not results.quiet(unsteady) and not results.quiet(noisy)
     assert render.newest([lines[1], noisy]) == [lines[1]] and render.newest([noisy, lines[1]]) == [lines[1]]
     assert page.count("| ahead |") >= 1
     assert page.count("**behind**") >= 1

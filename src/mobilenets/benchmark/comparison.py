@@ -203,17 +203,18 @@ def compare(
     files = {each.engine: each.model_bytes for each in candidates}
     if expected is None:
         expected = np.array(next(iter(found.timed.values())).turns[0].logits, np.float32)
+    rows = tuple(
+        _row(engine, each, expected, files[engine], _TOLERANCES[precision])
+        for engine, each in found.timed.items()
+    )
     return Comparison(
         spec=spec,
         threads=threads,
         batch=batch,
         precision=precision,
-        rows=tuple(
-            _row(engine, each, expected, files[engine], _TOLERANCES[precision])
-            for engine, each in found.timed.items()
-        ),
+        rows=rows,
         left_out=missing,
-        noise=noise(found.glimpses),
+        noise=noise(found.glimpses, [row.round_medians_ms for row in rows]),
         peaks=best,
         arena_bytes=_arena_bytes(candidates, threads),
         program_ms=_program_ms(spec, candidates),

@@ -3,17 +3,19 @@
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mobilenets.benchmark.samples import quantile
+from mobilenets.benchmark.samples import quantile, unsteadiness
 from mobilenets.compiler.toolchain import code_paths, find_compiler
 from mobilenets.errors import EnvironmentFault
 from mobilenets.machine import describe
 
 _WAITED_LIMIT, _OTHERS_LIMIT, _STOLEN_LIMIT = 0.02, 0.1, 0.01
+UNSTEADY_LIMIT = 0.05
+"""What a host does to a virtual machine's memory and clock shows in nothing but the engines' own times."""
 _LOOPS, _TURNS = 8, 40_000
 _AWAKE_SECONDS = 0.03
 """A core that was idle wants some milliseconds to its full clock."""
@@ -105,18 +107,26 @@ class Noise:
     """The load average of the last minute, this program's own work included."""
     stolen: float = 0.0
     """The share of the time in which a core was wanted that a virtual machine's host gave to others."""
+    unsteady: float = 0.0
+    """How far the rounds of an engine lay apart: `samples.unsteadiness`; 0 where there were no rounds."""
 
     @property
     def quiet(self) -> bool:
         """Whether the numbers can be quoted."""
-        return self.waited <= _WAITED_LIMIT and self.others <= _OTHERS_LIMIT and self.stolen <= _STOLEN_LIMIT
+        return (
+            self.waited <= _WAITED_LIMIT
+            and self.others <= _OTHERS_LIMIT
+            and self.stolen <= _STOLEN_LIMIT
+            and self.unsteady <= UNSTEADY_LIMIT
+        )
 
     def __str__(self) -> str:
         seen = (
             f"a loop waited for {self.waited:.1%} of its time, "
             f"{self.others:.2f} cores worked for others, "
             f"{self.stolen:.1%} of the time went to the host's other guests, "
-            f"load {self.load:.1f}; the clock moved by {self.spread:.0%}"
+            f"load {self.load:.1f}; the engines' rounds lay {self.unsteady:.0%} apart, "
+            f"the clock moved by {self.spread:.0%}"
         )
         if self.quiet:
             return f"The machine was quiet: {seen}."
@@ -131,11 +141,14 @@ class Noise:
             "others": self.others,
             "load": self.load,
             "stolen": self.stolen,
+            "unsteady": self.unsteady,
         }
 
 
-def noise(glimpses: Sequence[Glimpse]) -> Noise:
-    """What the `glimpses` between turns say together, and the system of the time from first to last."""
+def noise(glimpses: Sequence[Glimpse], rounds: Iterable[Sequence[float]] = ()) -> Noise:
+    """What the `glimpses` between turns say together, the system of the time from first to last, and the
+    `rounds` of each engine, in milliseconds.
+    """
     loops = [min(one.loops_ms) for one in glimpses]
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     spread = quantile(loops, 0.9) / quantile(loops, 0.1) - 1
@@ -144,4 +157,5 @@ def noise(glimpses: Sequence[Glimpse]) -> Noise:
     elapsed, busy, ours, stolen = (last - first for first, last in pairs)
     others = max(0.0, busy - ours) / elapsed if elapsed else 0.0
     wanted = busy + stolen
-    return Noise(spread, waited, others, load, stolen / wanted if wanted else 0.0)
+    share = stolen / wanted if wanted else 0.0
+    return Noise(spread, waited, others, load, share, unsteadiness(rounds))

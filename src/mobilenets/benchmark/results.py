@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mobilenets.benchmark.conditions import UNSTEADY_LIMIT
 from mobilenets.benchmark.engines import OURS
+from mobilenets.benchmark.samples import unsteadiness
 from mobilenets.errors import InputError
 from mobilenets.files import write_text
 
@@ -41,3 +43,9 @@ def kind(line: Mapping[str, Any]) -> tuple[str | int, ...]:
         line["batch"],
         line.get("precision", "fp32"),
     )
+
+
+def quiet(line: Mapping[str, Any]) -> bool:
+    """Whether a line may be quoted. Older lines did not ask for steady rounds, so these are counted here."""
+    rounds = [row["round_medians_ms"] for row in line.get("engines", ())]
+    return bool(line["noise"]["quiet"]) and unsteadiness(rounds) <= UNSTEADY_LIMIT

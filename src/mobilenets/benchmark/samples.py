@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 MIN_ROUNDS = 6
@@ -45,3 +45,15 @@ def ratio(times: Sequence[float], others: Sequence[float]) -> Interval:
 def quantile(samples: Sequence[float], share: float) -> float:
     """The smallest sample that at least `share` of all do not exceed."""
     return sorted(samples)[max(0, math.ceil(share * len(samples)) - 1)]
+
+
+def unsteadiness(engines: Iterable[Sequence[float]]) -> float:
+    """How far the rounds of an engine lie apart, the median of all engines; 0 where there is none.
+
+    Of one engine: its second largest time over its second smallest, less 1, so that one round may be lost.
+    """
+    apart = []
+    for times in engines:
+        ordered = sorted(times)
+        apart.append(ordered[-2] / ordered[1] - 1)
+    return statistics.median(apart) if apart else 0.0
