@@ -33,7 +33,7 @@ _IN_ORDER = {
     """,
     "engine": """
         compiler.folding compiler.steps compiler.tiling compiler.pairs compiler.strips
-        compiler.planning compiler.packing compiler.emission
+        compiler.planning compiler.packing compiler.fetching compiler.emission
         compiler.targets compiler.toolchain compiler compiler.kept
         runtime.session runtime.bundle runtime.shared_library
         runtime.compiled_session runtime.onnx_session runtime.openvino_session runtime.litert_session

@@ -21,8 +21,10 @@ from calibrated import TINY, calibrated
 from mobilenets import zoo
 from mobilenets.compiler import pairs, plan_of, strips, targets, toolchain, translate
 from mobilenets.compiler.emission import comment, text
-from mobilenets.compiler.packing import to_bf16, weights_bytes
-from mobilenets.compiler.steps import REGISTERS, Convolve, Pair, Strip
+from mobilenets.compiler.fetching import fetches
+from mobilenets.compiler.folding import Convolution
+from mobilenets.compiler.packing import pack_linear, packed_floats, to_bf16, weights_bytes
+from mobilenets.compiler.steps import REGISTERS, Convolve, Linear, Pair, Strip, kernels
 from mobilenets.compiler.targets import LIBRARY
 from mobilenets.errors import CheckpointError, EnvironmentFault, InputError, UnknownName
 from mobilenets.exporting import export
@@ -391,6 +393,39 @@ def test_values_are_rounded_to_the_nearest_bf16():
     np.testing.assert_array_equal((to_bf16(values).astype(np.uint32) << 16).view(np.float32), rounded)
 
 
+@pytest.mark.parametrize("inputs", [1, 4, 23])
+def test_weights_of_a_linear_layer_keep_24_bits(inputs):
+    rng = np.random.default_rng(inputs)
+    weight = rng.normal(0, [[0.1], [1e-3], [30.0], [0.0], [1e-42]], (5, inputs))
+    weight[0, 0] = -abs(weight[0]).max()  # its most negative number is also its largest
+    words, units = pack_linear(Convolution("", weight[:, :, None, None], np.zeros(5)))
+    words = words.reshape(-1, 3, 16)
+    lowest = words & 255
+    fourth = (lowest[:, 0] << 24 | lowest[:, 1] << 16 | lowest[:, 2] << 8).astype(np.int32)[:, None]
+    read = np.concatenate([words, fourth], axis=1).astype(np.float32)  # as the kernel reads them
+    found = read.reshape(-1, 16)[:inputs].T * units[:, None]
+    assert not found[5:].any()
+    largest = abs(weight).max(axis=1, keepdims=True)
+    assert (abs(found[:5] - weight) <= np.maximum(largest * 2.0**-23.5, 2.0**-119)).all()
+
+
+@pytest.mark.parametrize(
+    "path", [targets.AVX512, targets.AVX2, targets.SSE2, targets.SCALAR], ids=lambda p: p.name
+)
+def test_linear_layers_of_any_width(tmp_path, path):
+    """Inputs that do not come in fours, outputs that do not fill a block."""
+    need(path)
+    mix = Conv("mix", 21, 1, activation="hard_swish")
+    spec = dataclasses.replace(
+        TINY, blocks=(*TINY.blocks, Block((mix, SqueezeExcite(7)), stage=9)), classes=37
+    )
+    checkpoint = calibrated(spec)
+    assert sum(isinstance(step, Linear) for step in plan_of(checkpoint).steps) >= 3
+    pixels = pictures(spec, 4)
+    found = close(checkpoint, pixels, Library(built(checkpoint, tmp_path, path)).run(pixels))
+    assert found.holds, found
+
+
 # --- the same, always ------------------------------------------------------------------------------
 
 
@@ -569,6 +604,29 @@ def test_shapes_are_enough_to_know_the_memory(checkpoint):
     assert (same.arena_bytes, same.ring_bytes) == (plan.arena_bytes, plan.ring_bytes)
     assert [step.title for step in same.steps] == [step.title for step in plan.steps]
     assert weights_bytes(same) == translate(checkpoint).weights.nbytes
+    in_bf16 = plan_of(checkpoint.spec, precision="bf16")
+    assert weights_bytes(in_bf16) == translate(checkpoint, precision="bf16").weights.nbytes
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v1_100", "mobilenet_v3_large_100", "mobilenet_v4_conv_medium"])
+def test_what_is_fetched_is_wanted_later_and_fetched_once(name):
+    plan = plan_of(zoo.build(name))
+    found, total = fetches(plan), sum(packed_floats(step) for step in plan.kernels)
+    begin = before = fetched = 0
+    for step in plan.steps:
+        after = begin + sum(packed_floats(kernel) for kernel in kernels(step))
+        convolve = step.convolve if isinstance(step, Pair) else step
+        if id(convolve) in found:
+            fetch = found[id(convolve)]
+            end = fetch.first + 16 * fetch.lines * convolve.panels
+            slack = 16 * convolve.panels  # every panel fetches whole lines
+            assert max(begin, before) <= fetch.first < end <= total + slack, step.title
+            assert end - slack <= after + 2**18  # more would not stay in the cache
+            before = end - slack
+            fetched += end - fetch.first
+        begin = after
+    heads = sum(packed_floats(step) for step in plan.steps[-2:])
+    assert fetched >= 0.9 * (total - heads)  # which are too large for it
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2_100", "mobilenet_v3_large_100", "mobilenet_v4_hybrid_medium"])

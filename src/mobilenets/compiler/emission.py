@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenets.checkpoint import Manifest
+from mobilenets.compiler.fetching import Fetch, fetches
 from mobilenets.compiler.folding import Convolution
 from mobilenets.compiler.packing import (
     Weights,
@@ -15,6 +16,7 @@ from mobilenets.compiler.packing import (
     pack_bias,
     pack_convolution,
     pack_depthwise,
+    pack_linear,
     pack_pairs,
 )
 from mobilenets.compiler.planning import Plan
@@ -24,6 +26,7 @@ from mobilenets.compiler.steps import (
     Add,
     Convolve,
     Depthwise,
+    Linear,
     Map,
     Normalise,
     Pack,
@@ -146,6 +149,7 @@ class _Emitter:
     def __init__(self, plan: Plan, manifest: Manifest):
         self.plan, self.manifest = plan, manifest
         self.weights = Weights()
+        self.fetches = fetches(plan)
         self.kernels: dict[str, str] = {}
         """By what is in it: a convolution that occurs twice is compiled once."""
 
@@ -185,6 +189,8 @@ class _Emitter:
                 lines = self._normalise(step, some)
             case Convolve():
                 lines = self._convolve(step, some)
+            case Linear():
+                lines = self._linear(step, some)
             case Depthwise():
                 lines = self._depthwise(step, some)
             case PoolMap():
@@ -306,17 +312,20 @@ class _Emitter:
         operands.append((f"{_type(out)} *out", self._at(out)))
         if step.add is not None:
             operands.append((f"const {_type(step.add)} *add", self._at(step.add)))
+        fetch = self.fetches.get(id(step), Fetch(0, 0))
         bias_and_sharing = "NULL, 1" if convolution is None else "bias, 0"
         add = "NULL" if step.add is None else "add"
         call = [
             f"    convolve(shape, {int(step.panels_first)}, in, weights, {bias_and_sharing}, out, {add},",
-            f"             {rows}, {panels});",
+            f"             next, {rows}, {panels});",
         ]
-        if self.plan.precision == BF16 and source.precision == FP32:
+        if source.precision == self.plan.precision:
+            operands.append(("const float *next", f"run->weights + {fetch.first}"))
+        else:
             call = [f"    convolve_picture(shape, in, weights, bias, out, {rows});"]
-        return self._call("convolution", operands, [*self._shape(step, out), *call], ranges)
+        return self._call("convolution", operands, [*self._shape(step, out, fetch.lines), *call], ranges)
 
-    def _shape(self, step: Convolve, out: Map) -> list[str]:
+    def _shape(self, step: Convolve, out: Map, fetched: int) -> list[str]:
         tiles = step.tiles
         if self.plan.precision == BF16:
             cut = f".logits = {int(step.writes.precision == FP32)}"
@@ -334,6 +343,7 @@ class _Emitter:
             f".channels = {step.writes.channels}, .groups = {step.groups},",
             f"        .activation = {step.activation.upper()},",
             f"        .pixels = {_pick(tile.pixels for tile in tiles)}, {cut}, .panel = {step.panel},",
+            f"        .fetch = {fetched},",
             "    };",
         ]
 
@@ -342,6 +352,20 @@ class _Emitter:
         if step.reads[0].precision == BF16:
             return f"(const bf16 *)(run->weights + {self.weights.add_bf16(pack_pairs(convolution))})"
         return self._packed(pack_convolution(convolution, step.panel, step.writes.block, half=step.half))
+
+    def _linear(self, step: Linear, some: str) -> list[str]:
+        (source,), convolution = step.reads, step.convolution
+        words, units = pack_linear(convolution)
+        operands = [
+            ("const float *in", self._at(source)),
+            ("const int32_t *weights", f"(const int32_t *)(run->weights + {self.weights.add_words(words)})"),
+            ("const float *units", self._packed(units)),
+            ("const float *bias", self._packed(pack_bias(convolution, source.block))),
+            ("float *out", self._at(step.writes)),
+        ]
+        shape = f"{{{source.channels}, {step.writes.channels}, {convolution.activation.upper()}}}"
+        body = [f"    linear((Linear){shape}, in, weights, units, bias, out, some);"]
+        return self._call("linear", operands, body, {"some": some})
 
     def _depthwise(self, step: Depthwise, some: str, entering: Map | None = None) -> list[str]:
         """The call for `some` rows; in a pair, which reads from `entering`, for those of a panel's blocks."""

@@ -1,13 +1,20 @@
 """Weights in the order in which the kernels read them, in one array with an offset for each."""
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
 from mobilenets.compiler.folding import Convolution
 from mobilenets.compiler.planning import Plan
-from mobilenets.compiler.steps import ALIGNMENT, BF16, FP32, Convolve, Depthwise, Normalise
+from mobilenets.compiler.steps import (
+    ALIGNMENT,
+    BF16,
+    FP32,
+    Convolve,
+    Depthwise,
+    Linear,
+    Normalise,
+    Step,
+)
 
 
 class Weights:
@@ -24,6 +31,10 @@ class Weights:
     def add_bf16(self, values: NDArray[np.float64]) -> int:
         """Append `values` rounded to bf16, two in the place of a float; the offset in floats."""
         return self._append(to_bf16(values).reshape(-1).view(np.float32))
+
+    def add_words(self, values: NDArray[np.int32]) -> int:
+        """Append `values`, each in the place of a float; the offset in floats."""
+        return self._append(values.view(np.float32))
 
     def _append(self, flat: NDArray[np.float32]) -> int:
         filled = np.zeros(-(-flat.size // ALIGNMENT) * ALIGNMENT, np.float32)
@@ -98,30 +109,58 @@ def pack_depthwise(convolution: Convolution, block: int) -> NDArray[np.float64]:
     return filled.reshape(-1, block, kernel, kernel).transpose(0, 2, 3, 1)
 
 
+def pack_linear(convolution: Convolution) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Weights of 24 bits, four in three words, and the unit of each channel.
+
+    [block][four inputs][3][channel of the block]. The largest weight of a channel is nearly 2³¹ units of a
+    word's lowest bit. The fourth weight's bytes are the lowest of the three words; what they add to the other
+    three is taken off before those are rounded. So every weight is within 2⁻²⁴ of the channel's largest, and
+    fp32 does not round that one better.
+    """
+    weight = _fill(_fill(convolution.weight[:, :, 0, 0], FP32.block).T, 4).T
+    largest = np.abs(weight).max(axis=1, keepdims=True)
+    units = np.maximum(largest / (2**31 - 512), 2.0**-126).astype(np.float32).astype(np.float64)
+    values = (weight / units).reshape(len(weight), -1, 4)
+    fourth = np.round(values[..., 3] / 256).astype(np.int64)
+    lowest = np.stack([fourth >> 16 & 255, fourth >> 8 & 255, fourth & 255], axis=-1)
+    words = 256 * np.round((values[..., :3] - lowest) / 256).astype(np.int64) + lowest
+    blocks = words.reshape(-1, FP32.block, *words.shape[1:]).transpose(0, 2, 3, 1)
+    return blocks.astype(np.int32).reshape(-1), units[:, 0]
+
+
 def evens_first(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Every block of bf16's as its even and then its odd channels, the order in which they are read."""
     return values.reshape(-1, BF16.block // 2, 2).swapaxes(1, 2)
 
 
 def weights_bytes(plan: Plan) -> int:
-    """What all of them take packed in fp32, fill included, without packing them."""
-    floats = 0
-    for step in plan.kernels:
-        if isinstance(step, Normalise):  # a factor and an offset for every value of a row
-            floats += 2 * _whole(step.writes.channels * step.writes.columns, ALIGNMENT)
-        elif isinstance(step, Convolve | Depthwise) and step.convolution is not None:
-            floats += _packed_floats(step)
-    return FP32.size * floats
+    """What all of them take packed, fill included, without packing them."""
+    return FP32.size * sum(packed_floats(step) for step in plan.kernels)
 
 
-def _packed_floats(step: Convolve | Depthwise) -> int:
-    """Its weights and its bias."""
-    convolution = step.convolution
-    assert convolution is not None
-    groups = 1 if convolution.depthwise else convolution.groups
-    unit = FP32.block // 2 if isinstance(step, Convolve) and step.half else FP32.block
-    filled = groups * _whole(convolution.c_out // groups, unit)
-    return filled * math.prod(convolution.weight.shape[1:]) + _whole(convolution.c_out, FP32.block)
+def packed_floats(step: Step) -> int:
+    """What one kernel's weights take, fill and bias included, in floats."""
+    match step:
+        case Normalise():  # a factor and an offset for every value of a row
+            return 2 * _whole(step.writes.channels * step.writes.columns, ALIGNMENT)
+        case Linear():
+            outputs, inputs = step.writes.blocks * step.writes.block, step.reads[0].channels
+            return outputs * (3 * -(-inputs // 4) + 2)
+        case Depthwise():
+            return (step.kernel**2 + 1) * step.writes.blocks * step.writes.block
+        case Convolve() if step.convolution is not None:
+            return _packed_convolution(step, step.convolution) + step.writes.blocks * step.writes.block
+    return 0
+
+
+def _packed_convolution(step: Convolve, convolution: Convolution) -> int:
+    """Its weights, in floats."""
+    block, size, each = step.writes.block, FP32.size, convolution.c_out // convolution.groups
+    inputs = convolution.weight.shape[1]
+    if step.reads[0].precision == BF16:
+        inputs, size = _whole(inputs, block), BF16.size
+    outputs = convolution.groups * _whole(each, block // 2 if step.half else block)
+    return _whole(outputs * inputs * step.kernel**2 * size // FP32.size, ALIGNMENT)
 
 
 def _whole(values: int, unit: int) -> int:

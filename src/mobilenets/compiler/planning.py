@@ -33,6 +33,7 @@ from mobilenets.compiler.steps import (
     Step,
     ends_in_half,
     kernels,
+    linear,
     read_by,
 )
 from mobilenets.compiler.strips import in_strips, lay_rings
@@ -95,7 +96,7 @@ def plan(spec: Spec, network: Network, precision: Precision = FP32) -> Plan:
         current = builder.convolve(convolution, current)
     current.precision = FP32  # the logits, which nothing reads but the caller
     _share_borders(builder.steps)
-    steps = in_strips(in_pairs(builder.steps))
+    steps = in_strips(in_pairs([linear(step) for step in builder.steps]))
     places, size = _allocate(steps, current)
     rings, ring_size = lay_rings(steps)
     return Plan(spec, precision, steps, places, current, size, rings, ring_size)

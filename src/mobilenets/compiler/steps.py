@@ -143,6 +143,21 @@ class Normalise(_Step):
     """The picture's bytes to numbers."""
 
 
+def linear(step: "Step") -> "Step":
+    """`step`, or where it is a convolution of one pixel without borders, a linear layer."""
+    if (
+        not isinstance(step, Convolve)
+        or step.convolution is None
+        or step.add is not None
+        or step.kernel != 1
+        or step.groups != 1
+        or any(at.rows * at.columns != 1 or at.left or at.right for at in (*step.reads, step.writes))
+        or any(at.precision != FP32 or at.block != FP32.block for at in (*step.reads, step.writes))
+    ):
+        return step
+    return Linear(step.title, step.reads, step.writes, step.convolution)
+
+
 def ends_in_half(entering: Map, out: Map, groups: int, kernel: int) -> bool:
     """Whether half of the last block of output channels is fill, and it can be computed as half a block.
 
@@ -221,6 +236,28 @@ class Convolve(_Step):
     def units(self) -> int:
         """Panels, where they are the outer loop, else rows."""
         return self.panels if self.panels_first else self.writes.rows
+
+
+@dataclass(frozen=True)
+class Linear(_Step):
+    """A pointwise convolution of one pixel: every weight is used once, and packed in 24 bits."""
+
+    convolution: Convolution
+
+    @property
+    def macs(self) -> int:
+        """One for each weight."""
+        return self.convolution.weight.size
+
+    @property
+    def bytes_moved(self) -> int:
+        """Its maps and its weights."""
+        return super().bytes_moved + 3 * self.convolution.weight.size
+
+    @property
+    def units(self) -> int:
+        """Blocks of channels."""
+        return self.writes.blocks
 
 
 @dataclass(frozen=True)
@@ -350,7 +387,7 @@ class Strip(_Step):
         return sum(stage.bytes_moved for stage in self.stages) - 2 * within
 
 
-Step = Normalise | Convolve | Depthwise | PoolMap | Scale | Add | Pack | Softmax | Pair | Strip
+Step = Normalise | Convolve | Linear | Depthwise | PoolMap | Scale | Add | Pack | Softmax | Pair | Strip
 
 
 def kernels(step: Step) -> Iterable[Step]:

@@ -5,17 +5,10 @@
 #define BLOCK 16       /* channels of a block */
 #include "maps.h"
 
-/* Weights of later panels and layers lie behind those in use: a tile fetches its part of what comes AHEAD. */
-#define AHEAD (384 * 1024 / (int)sizeof(float))
 /* Bytes of a panel's weights that stay in a first-level cache; of a larger panel those are fetched that are
  * wanted SOON, so many input channels later. */
 #define NEAR (24 * 1024)
 #define SOON 8
-typedef struct {
-    const float *next;
-    int lines;          /* cache lines for every BLOCK of input channels; 0: none */
-} Ahead;
-
 /* Where pixel p of a tile lies; a tile of several rows begins at column 0. */
 INLINE int pixel(Convolution s, Map map, int p, int step) {
     return p / s.out.columns * row(map) + p % s.out.columns * step;
@@ -43,8 +36,7 @@ INLINE void convolve_tile(Convolution s, int pixels, int vectors, int panel, con
             for (int c = 0; c < values; c += run) {
                 const float *x = lines[ky] + from + kx * s.in.block + c / run * plane(s.in);
                 const int end = smaller_of(run, values - c);
-                UNROLL for (int i = 0; i < ahead.lines; i++) __builtin_prefetch(ahead.next + i * BLOCK, 0, 2);
-                ahead.next += ahead.lines * BLOCK;
+                fetch(&ahead);
                 UNROLL_BY(2) for (int k = 0; k < end; k++, w += panel) {
                     if (from_far)
                         UNROLL for (int i = 0; i < vectors * VECTOR; i += BLOCK)
@@ -74,8 +66,7 @@ INLINE void convolve_columns(Convolution s, int tall, int vectors, int panel, co
                              Ahead ahead) {
     const int wide = tall > 1 ? s.out.columns : smaller_of(s.pixels, s.out.columns);
     const int rest = s.out.columns % wide, whole = s.out.columns - rest;
-    const int share = ahead.lines * BLOCK * ((s.in.channels + BLOCK - 1) / BLOCK);
-    for (int x = 0; x < whole; x += wide, ahead.next += share)
+    for (int x = 0; x < whole; x += wide, ahead.next += ahead.lines * LINE)
         convolve_tile(s, tall * wide, vectors, panel, lines, from + x * s.stride * s.in.block, filter, weights, bias,
                       to + x * BLOCK, add ? add + x * BLOCK : NULL, ahead);
     if (rest)
@@ -142,7 +133,7 @@ INLINE void convolve_half_row(Convolution s, const float *line, const float *wei
 
 /* `tall` rows of output from row y on, some panels. `shared` weights are the same for every group. */
 INLINE void convolve_rows(Convolution s, int tall, const float *in, int y, const float *weights, const float *bias,
-                          int shared, float *out, const float *add, Range some, int lines_ahead) {
+                          int shared, float *out, const float *add, const float *next, Range some, int fetched) {
     const int inputs = s.in.channels / s.groups, alone = s.out.channels < s.channels;
     const int whole = width(s) / s.panel, rest = width(s) % s.panel, each = whole_panels(s);
     const Range filter = inside(s.kernel, s.stride, s.before, s.in.rows, y);
@@ -156,7 +147,7 @@ INLINE void convolve_rows(Convolution s, int tall, const float *in, int y, const
         const float *w = weights + (shared ? 0 : (size_t)(group * width(s)) * s.kernel * s.kernel * inputs) + inside_group;
         const size_t at = at_row(s.out, y) + (alone ? 0 : c / BLOCK) * plane(s.out) + s.out.left * BLOCK;
         const float *b = bias ? bias + c : NULL, *added = add ? add + at : NULL;
-        const Ahead ahead = {w + AHEAD + (size_t)y * s.panel * inputs / s.out.rows, lines_ahead};
+        const Ahead ahead = {next + (i * s.fetch + y * s.fetch / s.out.rows) * LINE, fetched, blocks(s.in), fetched};
         if (p < whole)
             convolve_panel(s, tall, s.panel, lines, from, filter, w, b, out + at, added, ahead);
         else if (rest)
@@ -173,36 +164,84 @@ INLINE void convolve_rows(Convolution s, int tall, const float *in, int y, const
 }
 
 /* Some rows and panels of a convolution, packed weights [panel][ky][kx][input][channel of the panel], then those of
- * the half panel, if there is one. Where tiles are `tall`, `rows` are all of them. The outer
+ * the half panel, if there is one; from `next` on lie those that are fetched. Where tiles are `tall`, `rows` are all of them. The outer
  * loop is over panels where `panels_first`: then the weights of a panel stay in the cache, else the row does. */
 INLINE void convolve(Convolution s, int panels_first, const float *in, const float *weights, const float *bias,
-                     int shared, float *out, const float *add, Range rows, Range some) {
+                     int shared, float *out, const float *add, const float *next, Range rows, Range some) {
     const Range theirs = {block_of_panel(s, some.first), block_of_panel(s, some.last)};
     for (int y = rows.first; y < rows.last; y++)
         clear_borders(s.out, out + at_row(s.out, y), sizeof *out,
                       s.out.channels < s.channels ? (Range){0, blocks(s.out)} : theirs);
     const int rest = s.out.rows % s.tall;
     const int tiles = (s.out.rows + s.tall - 1) / s.tall * ((s.out.columns + s.pixels - 1) / s.pixels);
-    const int lines_ahead = panels_first && !shared && s.kernel == 1 && tiles > 2 ? (s.panel + tiles - 1) / tiles : 0;
+    const int fetched = (s.fetch + tiles - 1) / tiles;   /* by a tile */
     for (int i = some.first; i < some.last; i += panels_first ? 1 : some.last - some.first) {
         const Range now = panels_first ? (Range){i, i + 1} : some;
         int y = rows.first;
         for (; y + s.tall <= rows.last; y += s.tall)
-            convolve_rows(s, s.tall, in, y, weights, bias, shared, out, add, now, lines_ahead);
+            convolve_rows(s, s.tall, in, y, weights, bias, shared, out, add, next, now, fetched);
         if (rest && y < rows.last)
-            convolve_rows(s, rest, in, y, weights, bias, shared, out, add, now, lines_ahead);
+            convolve_rows(s, rest, in, y, weights, bias, shared, out, add, next, now, fetched);
+    }
+}
+
+/* A linear layer. Every weight is used once and comes from far, so it is 24 bits long: a whole number of `units`, of
+ * which each output has its own. Weights [block][four inputs][3][output of the block]: the upper 24 bits of three
+ * words are the weights of three inputs; their lowest bytes, which count for nothing there, are that of the fourth. */
+typedef struct {
+    int inputs, outputs;
+    Activation activation;
+} Linear;
+
+/* The weights of four inputs, in the units of a word's lowest bit. */
+INLINE void load_four(const int32_t *from, vec *weights) {
+    const ints a = load_ints(from), b = load_ints(from + BLOCK), c = load_ints(from + 2 * BLOCK);
+    weights[0] = from_ints(a);
+    weights[1] = from_ints(b);
+    weights[2] = from_ints(c);
+    weights[3] = from_ints((ints)((words)a << 24 | ((words)b << 16 & 0xff0000) | ((words)c << 8 & 0xff00)));
+}
+
+INLINE void linear(Linear s, const float *in, const int32_t *weights, const float *units, const float *bias, float *out,
+                   Range some) {
+    enum { VECTORS = VECTOR == 1 ? 4 : BLOCK / VECTOR, TILE = VECTORS * VECTOR, CHAINS = VECTOR > 4 ? 4 : 2 };
+    const int fours = (s.inputs + 3) / 4;
+    for (int at = some.first * BLOCK; at < some.last * BLOCK; at += TILE) {
+        const int32_t *next = weights + (size_t)(at / BLOCK) * fours * 3 * BLOCK + at % BLOCK;
+        vec sums[VECTORS][4];
+        UNROLL for (int v = 0; v < VECTORS; v++) UNROLL for (int k = 0; k < 4; k++) sums[v][k] = all(0);
+        for (int i = 0; i < fours; i++, next += 3 * BLOCK) {
+            UNROLL for (int v = 0; v < VECTORS; v++) {
+                vec w[4];
+                load_four(next + v * VECTOR, w);
+                UNROLL for (int k = 0; k < 4; k++) sums[v][k % CHAINS] += in[4 * i + k] * w[k];
+            }
+        }
+        UNROLL for (int v = 0; v < VECTORS; v++) {
+            const int to = at + v * VECTOR;
+            const vec sum = (sums[v][0] + sums[v][1]) + (sums[v][2] + sums[v][3]);
+            store(out + to, activate(s.activation, sum * load(units + to) + load(bias + to)));
+        }
     }
 }
 
 INLINE void depthwise_tile(Depthwise s, int pixels, const float *const *lines, int from, Range filter,
                            const float *weights, const float *bias, float *to) {
-    vec sums[MAX_SUMS];
+    /* A line is read once where it has room beside the sums: three loads for three products are too many. */
+    const int columns = (pixels - 1) * s.stride + s.kernel;
+    const int held = VECTOR == 16 && s.kernel == 3 && pixels + columns < 32;
+    vec sums[MAX_SUMS], line[2 * MAX_SUMS];
     UNROLL for (int p = 0; p < pixels; p++) sums[p] = load(bias);
     for (int ky = filter.first; ky < filter.last; ky++) {
         const float *x = lines[ky] + from;
+        if (held)
+            UNROLL for (int c = 0; c < columns; c++) line[c] = hold(load(x + c * BLOCK));
         UNROLL for (int kx = 0; kx < s.kernel; kx++) {
             const vec w = load(weights + (ky * s.kernel + kx) * BLOCK);
-            UNROLL for (int p = 0; p < pixels; p++) sums[p] += load(x + (p * s.stride + kx) * BLOCK) * w;
+            UNROLL for (int p = 0; p < pixels; p++) {
+                const int c = p * s.stride + kx;
+                sums[p] += (held ? line[c] : load(x + c * BLOCK)) * w;
+            }
         }
     }
     UNROLL for (int p = 0; p < pixels; p++) store(to + p * BLOCK, activate(s.activation, sums[p]));

@@ -25,7 +25,6 @@
 #endif
 
 typedef uint16_t bf16;
-typedef uint32_t words __attribute__((vector_size(64)));
 typedef uint32_t unaligned_words __attribute__((vector_size(64), aligned(2), may_alias));
 typedef int both_values __attribute__((aligned(2), may_alias));
 #define HALF (BLOCK * VECTOR)   /* weights of 32 inputs and 16 outputs */
@@ -114,13 +113,6 @@ INLINE Spot spot(Convolution s, const bf16 *in, int y, int x) {
     return found;
 }
 
-/* Weights of later panels and layers lie behind those in use: a tile fetches its part of what comes AHEAD. */
-#define AHEAD (384 * 1024 / (int)sizeof(bf16))
-typedef struct {
-    const bf16 *next;
-    int lines;          /* cache lines for every BLOCK of input channels; 0: none */
-} Ahead;
-
 #ifdef MATRIX
 #define TILES 2
 
@@ -175,8 +167,7 @@ INLINE void convolve_tiles(Convolution s, int two, const Spot *spots, const bf16
                     _tile_dpbf16ps(2, 5, 6);
                     _tile_dpbf16ps(3, 5, 7);
                 }
-                UNROLL for (int i = 0; i < ahead.lines; i++) __builtin_prefetch(ahead.next + i * BLOCK, 0, 2);
-                ahead.next += ahead.lines * BLOCK;
+                fetch(&ahead);
             }
         }
     }
@@ -243,8 +234,7 @@ INLINE void convolve_tiles(Convolution s, int two, const Spot *spots, const bf16
         const bf16 *w = weights + (size_t)ky * s.kernel * inputs * 2 * HALF;
         for (int kx = 0; kx < s.kernel; kx++) {
             for (int c = 0; c < inputs; c++, w += 2 * HALF) {
-                UNROLL for (int i = 0; i < ahead.lines; i++) __builtin_prefetch(ahead.next + i * BLOCK, 0, 2);
-                ahead.next += ahead.lines * BLOCK;
+                fetch(&ahead);
                 add_products(s, spots->lines[ky] + kx * BLOCK + c * plane(s.in), w, sums);
             }
         }
@@ -257,10 +247,10 @@ INLINE void convolve_tiles(Convolution s, int two, const Spot *spots, const bf16
 /* Some rows, one panel; the rows of a filter that lie inside the map must be the same for tiles in one go. */
 INLINE void convolve_panel(Convolution s, const bf16 *in, const bf16 *weights, const float *bias, void *out,
                            const bf16 *add, Range rows, Ahead ahead) {
-    const int wide = (s.out.columns + s.pixels - 1) / s.pixels, inputs = blocks(s.in) / s.groups;
+    const int wide = (s.out.columns + s.pixels - 1) / s.pixels;
     const int tall = s.kernel == 1 ? rows.last - rows.first : 1;
     for (int y = rows.first; y < rows.last; y += tall) {
-        for (int t = 0; t < tall * wide; t += TILES, ahead.next += ahead.lines * inputs * BLOCK) {
+        for (int t = 0; t < tall * wide; t += TILES, ahead.next += ahead.lines * LINE) {
             Spot spots[TILES];
             const int now = smaller_of(TILES, tall * wide - t);
             for (int i = 0; i < now; i++)
@@ -277,11 +267,11 @@ INLINE void convolve_panel(Convolution s, const bf16 *in, const bf16 *weights, c
 /* Some rows and panels of a convolution. The outer loop is over panels where `panels_first`. `shared` weights are
  * the same for every group. */
 INLINE void convolve(Convolution s, int panels_first, const bf16 *in, const bf16 *weights, const float *bias, int shared,
-                     void *out, const bf16 *add, Range rows, Range some) {
+                     void *out, const bf16 *add, const float *next, Range rows, Range some) {
     const int inputs = blocks(s.in) / s.groups, each = whole_panels(s);
     const size_t size = (size_t)s.kernel * s.kernel * inputs * 2 * HALF;
     const int tiles = (s.out.rows * ((s.out.columns + s.pixels - 1) / s.pixels) + TILES - 1) / TILES;
-    const int lines = panels_first && !shared && s.kernel == 1 ? (2 * HALF / BLOCK + tiles - 1) / tiles : 0;
+    const int fetched = (s.fetch + tiles - 1) / tiles;   /* by a tile */
     if (some.first == 0 && !s.logits)
         for (int y = rows.first; y < rows.last; y++)
             clear_borders(s.out, (bf16 *)out + at_row(s.out, y), sizeof(bf16), (Range){0, blocks(s.out)});
@@ -293,7 +283,7 @@ INLINE void convolve(Convolution s, int panels_first, const bf16 *in, const bf16
             const size_t there = (size_t)i * plane(s.out);
             void *to = s.logits ? (void *)((float *)out + there) : (void *)((bf16 *)out + there);
             convolve_panel(s, in + i / each * inputs * plane(s.in), w, bias ? bias + i * BLOCK : NULL, to,
-                           add ? add + there : NULL, now, (Ahead){w + AHEAD, lines});
+                           add ? add + there : NULL, now, (Ahead){next + i * s.fetch * LINE, fetched, inputs, fetched});
         }
     }
     end();

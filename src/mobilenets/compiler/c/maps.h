@@ -41,6 +41,7 @@ typedef struct {
     int tall;                       /* rows of a tile: where it is more than one, rows are whole and pointwise */
     int panel;                      /* output channels that lie side by side in the packed weights */
     int half;                       /* pixels of a tile of the last panel, where that is half a block; else 0 */
+    int fetch;                      /* cache lines of later weights that are fetched beside a panel's multiply-adds */
     int logits;                     /* in bf16: whether `out` holds floats, since nothing but the caller reads it */
 } Convolution;
 
@@ -56,11 +57,28 @@ typedef struct {
     int first, last;
 } Range;
 
+/* What a tile fetches of the weights that are wanted later: `lines`, some of them for each of its blocks of inputs. */
+typedef struct {
+    const float *next;
+    int lines, blocks, left;
+} Ahead;
+#define LINE 16        /* floats of a cache line */
+
 INLINE int smaller_of(int a, int b) { return a < b ? a : b; }
 INLINE int larger_of(int a, int b) { return a > b ? a : b; }
 INLINE int blocks(Map map) { return (map.channels + map.block - 1) / map.block; }
 INLINE int plane(Map map) { return (map.left + map.columns + map.right) * map.block; }
 INLINE int row(Map map) { return blocks(map) * plane(map); }
+/* One block's part of `ahead`. */
+INLINE void fetch(Ahead *ahead) {
+    const int each = (ahead->lines + ahead->blocks - 1) / ahead->blocks;
+    if (ahead->left <= 0)
+        return;
+    UNROLL for (int i = 0; i < each; i++) __builtin_prefetch(ahead->next + i * LINE, 0, 2);
+    ahead->next += each * LINE;
+    ahead->left -= each;
+}
+
 INLINE size_t at_row(Map map, int y) { return (size_t)(y % map.held) * (size_t)row(map); }
 
 /* Columns of zeros beside some blocks of a row, of values of `size` bytes. */

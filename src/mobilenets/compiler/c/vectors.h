@@ -43,16 +43,27 @@
 #if VECTOR > 1
 typedef float vec __attribute__((vector_size(4 * VECTOR)));
 typedef int32_t ints __attribute__((vector_size(4 * VECTOR)));
+typedef uint32_t words __attribute__((vector_size(4 * VECTOR)));
 typedef float unaligned __attribute__((vector_size(4 * VECTOR), aligned(4), may_alias));
+typedef int32_t unaligned_ints __attribute__((vector_size(4 * VECTOR), aligned(4), may_alias));
 typedef uint8_t bytes __attribute__((vector_size(VECTOR), aligned(1), may_alias));
 #else
 typedef float vec, unaligned;
 typedef int32_t ints;
+typedef uint32_t words;
 #endif
 
 INLINE vec load(const float *from) { return *(const unaligned *)from; }
 INLINE void store(float *to, vec value) { *(unaligned *)to = value; }
 INLINE vec all(float value) { return value - (vec){0}; }
+
+/* `value` in a register, where the compiler would rather load it once more for every use. */
+INLINE vec hold(vec value) {
+#if VECTOR == 16
+    __asm__("" : "+v"(value));
+#endif
+    return value;
+}
 
 /* One instruction each; a comparison and a choice of bits where the compiler has no name for it. */
 #if VECTOR == 16
@@ -113,6 +124,15 @@ INLINE vec load_bytes(const uint8_t *from) {
 INLINE vec load_bytes(const uint8_t *from) { return (float)*from; }
 #endif
 
+/* Whole numbers as floats. */
+#if VECTOR > 1
+INLINE ints load_ints(const int32_t *from) { return *(const unaligned_ints *)from; }
+INLINE vec from_ints(ints whole) { return __builtin_convertvector(whole, vec); }
+#else
+INLINE ints load_ints(const int32_t *from) { return *from; }
+INLINE vec from_ints(ints whole) { return (float)whole; }
+#endif
+
 /* What vector v of a block of pairs is multiplied with: two values side by side, again and again. And the sums of
  * pairs of lanes, as the first half of a block. */
 #if VECTOR > 1
@@ -170,14 +190,23 @@ INLINE vec error_function(vec x) {
     return with_sign(1.0f - p * exponential(-size * size), sign);
 }
 
+/* x between -3 and 3. */
+INLINE vec within_three(vec x) {
+#if VECTOR == 16 && defined(__AVX512DQ__)
+    return (vec)_mm512_range_ps((__m512)x, (__m512)all(3), 2);  /* the smaller absolute value, with the sign of x */
+#else
+    return smaller(larger(x, all(-3)), all(3));
+#endif
+}
+
 typedef enum { NONE, RELU, RELU6, HARD_SWISH, HARD_SIGMOID, GELU } Activation;
 
 INLINE vec activate(Activation kind, vec x) {
     switch (kind) {
     case RELU: return larger(x, all(0));
     case RELU6: return smaller(larger(x, all(0)), all(6));
-    case HARD_SIGMOID: return smaller(larger(x + 3.0f, all(0)), all(6)) * (1.0f / 6);
-    case HARD_SWISH: return x * smaller(larger(x * (1.0f / 6) + 0.5f, all(0)), all(1));
+    case HARD_SIGMOID: return within_three(x) * (1.0f / 6) + 0.5f;
+    case HARD_SWISH: return x * (within_three(x) * (1.0f / 6) + 0.5f);
     case GELU: return 0.5f * x * (1.0f + error_function(x * 0.70710678f));
     case NONE: break;
     }
