@@ -168,12 +168,7 @@ class _Emitter:
         if isinstance(step, Strip):
             return self._strip(step)
         if isinstance(step, Pair):
-            return [
-                _RING,
-                f"const Range some = share({step.units}, part, parts);",
-                f"const Range rows = {{0, {step.writes.rows}}};",
-                *self._pair(step, "some.first", "some.last", "rows", "0"),
-            ]
+            return self._whole_pair(step) if step.whole else self._pair_by_rows(step)
         if isinstance(step, Pack):
             (source,) = step.reads
             operands = f"{_map(source)}, {self._at(source)}, {step.panel}, {self._at(step.writes)}"
@@ -231,7 +226,8 @@ class _Emitter:
             if i < last:
                 work.append(f"    /* {comment(stage.title)} */")
             if isinstance(stage, Pair):
-                lines = self._pair(stage, "0", str(stage.units), f"now_{i}", f"between_{i}")
+                lines = self._pair(stage, f"now_{i}", f"between_{i}")
+                lines = _for_panels("0", str(stage.convolve.panels), lines)
             else:
                 lines = self._work(stage, f"now_{i}")
             work += [f"    {line}" for line in lines]
@@ -249,8 +245,28 @@ class _Emitter:
             "}",
         ]
 
-    def _pair(self, pair: Pair, first: str, last: str, rows: str, done: str) -> list[str]:
-        """The two kernels in turn for `rows`, panel by panel; `done` rows of the map between are there."""
+    def _whole_pair(self, pair: Pair) -> list[str]:
+        """Threads share the panels."""
+        return [
+            _RING,
+            f"const Range some = share({pair.units}, part, parts), rows = {{0, {pair.writes.rows}}};",
+            *_for_panels("some.first", "some.last", self._pair(pair, "rows", "0")),
+        ]
+
+    def _pair_by_rows(self, pair: Pair) -> list[str]:
+        """Threads share the panels, and the rows of one of them."""
+        work = self._pair(pair, "piece.rows", f"{_reach(pair.depthwise, 'piece.rows')}.first")
+        return [
+            _RING,
+            f"for (Range left = share({pair.units}, part, parts); left.first < left.last;) {{",
+            f"    const Piece piece = next_piece({pair.writes.rows}, 1, &left);",
+            "    const int p = piece.panel.first;",
+            *(f"    {line}" for line in work),
+            "}",
+        ]
+
+    def _pair(self, pair: Pair, rows: str, done: str) -> list[str]:
+        """The two kernels in turn for `rows` of panel p; `done` rows of the map between are there."""
         depthwise, between = pair.depthwise, pair.between
         if pair.whole:  # all rows, also those that a stride leaves out: tiles of several rows need them
             turn = f"const Range turn = {rows}, need = {{0, {between.rows}}};"
@@ -267,17 +283,12 @@ class _Emitter:
             *self._convolve(pair.convolve, "need", out=between),
             *self._depthwise(depthwise, "turn", entering=between),
         ]
-        until = f"p + 1 < {pair.units} ? {_first_block(pair, 'p + 1')} : {pair.writes.blocks}"
-        lines = [
+        until = f"p + 1 < {pair.convolve.panels} ? {_first_block(pair, 'p + 1')} : {pair.writes.blocks}"
+        return [
             f"const Range panel = {{p, p + 1}}, theirs = {{{_first_block(pair, 'p')}, {until}}};",
             *begin,
             *(f"    {line}" for line in calls),
             *end,
-        ]
-        return [
-            f"for (int p = {first}; p < {last}; p++) {{",
-            *(f"    {line}" for line in lines),
-            "}",
         ]
 
     def _normalise(self, step: Normalise, some: str) -> list[str]:
@@ -297,7 +308,7 @@ class _Emitter:
         if out is not None:
             ranges, rows, panels = {"rows": some, "panel": "panel"}, "rows", "panel"
         elif step.panels_first:
-            rows, panels = f"(Range){{0, {step.writes.rows}}}", "some"
+            rows, panels = "piece.rows", "piece.panel"
         else:
             rows, panels = "some", f"(Range){{0, {step.panels}}}"
         out = out or step.writes
@@ -321,6 +332,13 @@ class _Emitter:
         ]
         if source.precision == self.plan.precision:
             operands.append(("const float *next", f"run->weights + {fetch.first}"))
+            if rows == "piece.rows":
+                call = [
+                    "    for (Range left = some; left.first < left.last;) {",
+                    f"        const Piece piece = next_piece({step.writes.rows}, shape.tall, &left);",
+                    *(f"    {line}" for line in call),
+                    "    }",
+                ]
         else:
             call = [f"    convolve_picture(shape, in, weights, bias, out, {rows});"]
         return self._call("convolution", operands, [*self._shape(step, out, fetch.lines), *call], ranges)
@@ -328,7 +346,7 @@ class _Emitter:
     def _shape(self, step: Convolve, out: Map, fetched: int) -> list[str]:
         tiles = step.tiles
         if self.plan.precision == BF16:
-            cut = f".logits = {int(step.writes.precision == FP32)}"
+            cut = f".tall = 1, .logits = {int(step.writes.precision == FP32)}"
         else:
             cut = (
                 f".vectors = {_pick(tile.vectors for tile in tiles)}, "
@@ -414,6 +432,11 @@ class _Emitter:
         ring = self.plan.rings.get(id(place))
         there = f"run->arena + {self.plan.offset(place)}" if ring is None else f"ring + {ring}"
         return there if place.precision == FP32 else f"(bf16 *)({there})"
+
+
+def _for_panels(first: str, last: str, work: Iterable[str]) -> list[str]:
+    """`work` for each panel p."""
+    return [f"for (int p = {first}; p < {last}; p++) {{", *(f"    {line}" for line in work), "}"]
 
 
 _RING = "float *const ring = run->rings + part * RING;"

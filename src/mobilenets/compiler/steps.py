@@ -234,8 +234,8 @@ class Convolve(_Step):
 
     @property
     def units(self) -> int:
-        """Panels, where they are the outer loop, else rows."""
-        return self.panels if self.panels_first else self.writes.rows
+        """Rows, of every panel where panels are the outer loop."""
+        return self.writes.rows * (self.panels if self.panels_first else 1)
 
 
 @dataclass(frozen=True)
@@ -348,8 +348,11 @@ class Pair(_Step):
 
     @property
     def units(self) -> int:
-        """Panels: threads share them, so that none computes what another one does."""
-        return self.convolve.panels
+        """Panels, or where a turn is a row, the rows of every panel.
+
+        So a thread computes what another one does for at most one panel, whose rows they share.
+        """
+        return self.convolve.panels * (1 if self.whole else self.writes.rows)
 
     @property
     def macs(self) -> int:

@@ -95,6 +95,20 @@ INLINE Range share(int units, int part, int parts) {
     return (Range){units * part / parts, units * (part + 1) / parts};
 }
 
+/* Some rows of one panel. */
+typedef struct {
+    Range rows, panel;
+} Piece;
+
+/* The first piece of `units`, which are the rows of one panel after the other, and which keep the rest. Tiles are `tall`
+ * rows high: a piece begins at one. */
+INLINE Piece next_piece(int rows, int tall, Range *units) {
+    const int panel = units->first / rows, from = units->first % rows;
+    const int to = smaller_of(rows, from + units->last - units->first);
+    units->first += to - from;
+    return (Piece){{from / tall * tall, to < rows ? to / tall * tall : rows}, {panel, panel + 1}};
+}
+
 /* Which rows of a filter lie inside the map when it computes row y. */
 INLINE Range inside(int kernel, int stride, int before, int rows, int y) {
     int top = y * stride - before;
