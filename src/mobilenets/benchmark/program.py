@@ -1,4 +1,4 @@
-"""The cold start of the emitted C program: `main.c` beside a compiled library, from start to end."""
+"""The cold start of the emitted C program: `main.c` beside a compiled library, from start to answer."""
 
 import subprocess
 import tempfile
@@ -18,7 +18,7 @@ _MAGIC = {1: "P5", 3: "P6"}
 
 
 def program_cold_start_ms(spec: Spec, library: Path, header: Path) -> Interval | None:
-    """Milliseconds from the process's start to its end, the answer printed; `header` is its `model.h`.
+    """Milliseconds from the process's start to its answer, read from a pipe; `header` is its `model.h`.
 
     `None` for a network that takes other pictures than `main.c` reads. Raises `EnvironmentFault`
     where there is no C compiler.
@@ -37,11 +37,16 @@ def program_cold_start_ms(spec: Spec, library: Path, header: Path) -> Interval |
         place = library.resolve()
         link = (str(place), f"-Wl,-rpath,{place.parent}")
         run_compiler((*compiler.command, *FLAGS, "main.c", *link, "-o", "main"), folder)
-        times = []
-        for _ in range(_STARTS):
-            start = time.perf_counter()
-            subprocess.run(  # noqa: S603  # our own program, no shell
-                [str(folder / "main"), str(folder / "picture.ppm")], capture_output=True, check=True
-            )
-            times.append(1e3 * (time.perf_counter() - start))
-    return median_interval(times)
+        command = [str(folder / "main"), str(folder / "picture.ppm")]
+        return median_interval([_to_answer_ms(command) for _ in range(_STARTS)])
+
+
+def _to_answer_ms(command: list[str]) -> float:
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:  # noqa: S603  # ours, no shell
+        assert process.stdout is not None
+        answer = process.stdout.readline()
+        end = time.perf_counter()
+    if process.returncode or not answer:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return 1e3 * (end - start)

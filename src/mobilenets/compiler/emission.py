@@ -70,7 +70,6 @@ def emit(plan: Plan, manifest: Manifest) -> Program:
         steps="\n".join(titles),
         count=len(titles),
         kernel=max(step.kernel for step in plan.kernels if isinstance(step, Convolve | Depthwise)),
-        ring=plan.ring_floats,
         logits=plan.offset(plan.logits),
         headers="\n".join(f'#include "{name}"' for name in headers),
     )
@@ -94,7 +93,6 @@ _NETWORK = """\
 #include "paths.h"
 
 #define MAX_KERNEL {kernel}   /* the largest side of a filter */
-#define RING {ring}   /* floats that a thread has for itself */
 {headers}
 
 {kernels}
@@ -439,7 +437,7 @@ def _for_panels(first: str, last: str, work: Iterable[str]) -> list[str]:
     return [f"for (int p = {first}; p < {last}; p++) {{", *(f"    {line}" for line in work), "}"]
 
 
-_RING = "float *const ring = run->rings + part * RING;"
+_RING = "float *const ring = run->rings;"
 
 
 def _first_block(pair: Pair, panel: str) -> str:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from mobilenets.errors import CheckpointError, EnvironmentFault
 
-_MAX_THREADS = 64
-"""`MODEL_MAX_THREADS`."""
+_MAX_THREADS = 32
+"""`MODEL_MAX_THREADS`: those that share one picture."""
 _NO_THREADS = 4
 """`MODEL_NO_THREADS`."""
 
@@ -47,9 +47,9 @@ class Library:
             number.in_dll(self._functions, f"model_{name}").value for name in ("side", "channels", "classes")
         )
         self.path = self._functions.model_path().decode()
-        self.threads = min(threads or _cores(), _MAX_THREADS)
+        self.threads = threads or _cores()
         """How many it has; 1 where the library has none, or the system gives no more."""
-        code, self._shared = self._open(self.threads)
+        code, self._shared = self._open(min(self.threads, _MAX_THREADS))
         if code == _NO_THREADS:
             self.threads = 1
             code, self._shared = self._open(1)

@@ -164,8 +164,9 @@ INLINE void convolve_rows(Convolution s, int tall, const float *in, int y, const
 }
 
 /* Some rows and panels of a convolution, packed weights [panel][ky][kx][input][channel of the panel], then those of
- * the half panel, if there is one; from `next` on lie those that are fetched. Where tiles are `tall`, `rows` are all of them. The outer
- * loop is over panels where `panels_first`: then the weights of a panel stay in the cache, else the row does. */
+ * the half panel, if there is one; from `next` on lie those that are fetched. Where tiles are `tall`, `rows` begin at
+ * one of them. The outer loop is over panels where `panels_first`: then the weights of a panel stay in the cache, else
+ * the row does. */
 INLINE void convolve(Convolution s, int panels_first, const float *in, const float *weights, const float *bias,
                      int shared, float *out, const float *add, const float *next, Range rows, Range some) {
     const Range theirs = {block_of_panel(s, some.first), block_of_panel(s, some.last)};

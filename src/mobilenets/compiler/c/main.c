@@ -3,7 +3,8 @@
 
 #include "model.h"
 
-static _Alignas(64) unsigned char memory[MODEL_BYTES(1)];
+#define THREADS 2       /* processors that one picture is worth */
+static _Alignas(64) unsigned char memory[MODEL_BYTES(THREADS)];
 static unsigned char pixels[MODEL_PIXELS];
 static float logits[MODEL_CLASSES];
 
@@ -14,7 +15,9 @@ int main(int count, char **words) {
         || width != MODEL_SIDE || height != MODEL_SIDE || fread(pixels, 1, MODEL_PIXELS, file) != MODEL_PIXELS)
         return fprintf(stderr, "usage: main PICTURE.ppm, binary, %d x %d pixels\n", MODEL_SIDE, MODEL_SIDE), 2;
     fclose(file);
-    const int code = model_open(memory, sizeof memory, 1);
+    int code = model_open(memory, sizeof memory, THREADS);
+    if (code == MODEL_NO_THREADS)
+        code = model_open(memory, sizeof memory, 1);
     if (code != MODEL_OK)
         return fprintf(stderr, "%s\n", model_error(code)), 3;
     model_run(memory, pixels, logits);

@@ -7,12 +7,18 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+#endif
 #endif
 
 #define OPENED 0x6d6f6269u
 #define SPINS 2000          /* about 20 µs before a waiting thread lets others run */
 
-extern const float model_weights[];
+extern const float model_weights[], model_weights_end[];
 
 typedef struct Model {
     uint32_t opened;
@@ -23,10 +29,11 @@ typedef struct Model {
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     atomic_int turn;        /* counts runs; negative: stop */
-    atomic_int arrived, round;
+    _Atomic uint64_t taken; /* the step, and below it a bit for every share of it that a thread has taken */
+    _Alignas(64) atomic_int done;   /* shares of the step */
     int started;
     pthread_t workers[MODEL_MAX_THREADS];
-    atomic_int next_part;
+    atomic_int next_thread;
 #endif
 } Model;
 
@@ -35,13 +42,23 @@ _Static_assert(sizeof(Model) + 128 <= MODEL_BYTES(0) - MODEL_ARENA_BYTES, "MODEL
 static Model *model_in(void *memory) { return (Model *)(((uintptr_t)memory + 63) & ~(uintptr_t)63); }
 static float *arena_in(Model *model) { return (float *)(((uintptr_t)(model + 1) + 63) & ~(uintptr_t)63); }
 
-static void run_steps(Model *model, int part);
+/* The pages of the weights at once, which the first run would fault in one after the other. A kernel that cannot do so
+ * (before 5.14) says no, and nothing is lost. */
+static void map_weights(void) {
+#if defined(__linux__) && !defined(MODEL_SINGLE_THREADED)
+    const uintptr_t page = 65536, end = (uintptr_t)model_weights_end;     /* no system has larger ones */
+    const uintptr_t first = ((uintptr_t)model_weights + page - 1) / page * page;
+    if (first < end)
+        (void)madvise((void *)first, end - first, MADV_POPULATE_READ);
+#endif
+}
 
 #ifdef MODEL_SINGLE_THREADED
 static int start(Model *model) { return model->threads == 1 ? MODEL_OK : MODEL_NO_THREADS; }
 static void stop(Model *model) { (void)model; }
-static void run_all(Model *model) { run_steps(model, 0); }
-static void meet(Model *model) { (void)model; }
+static void run_all(Model *model) {
+    for (int i = 0; i < model->network.count; i++) model->network.steps[i].run(&model->run, 0, 1);
+}
 #else
 static void wait_a_moment(int *spins) {
     if (++*spins > SPINS)
@@ -52,24 +69,39 @@ static void wait_a_moment(int *spins) {
 #endif
 }
 
-/* Wait until all threads have arrived. */
-static void meet(Model *model) {
-    const int round = atomic_load_explicit(&model->round, memory_order_relaxed);
+/* A step begins when all shares of the one before are done, whoever did them: a thread that the system has not yet
+ * started, or has stopped, holds up nobody. Its own share is the best one for a thread, as that share's neighbours are
+ * in its processor's cache. */
+static void run_steps(Model *model, int thread) {
     int spins = 0;
-    if (model->threads == 1)
-        return;
-    if (atomic_fetch_add_explicit(&model->arrived, 1, memory_order_acq_rel) + 1 == model->threads) {
-        atomic_store_explicit(&model->arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&model->round, round + 1, memory_order_release);
-        return;
+    for (;;) {
+        uint64_t taken = atomic_load_explicit(&model->taken, memory_order_acquire);
+        const int step = (int)(taken >> 32);
+        const uint64_t left = ~taken & ((UINT64_C(1) << model->threads) - 1);
+        if (step >= model->network.count)
+            return;
+        if (left == 0) {
+            wait_a_moment(&spins);
+            continue;
+        }
+        const int share = left >> thread & 1 ? thread : __builtin_ctzll(left);
+        if (!atomic_compare_exchange_strong_explicit(&model->taken, &taken, taken | UINT64_C(1) << share,
+                                                     memory_order_acq_rel, memory_order_relaxed))
+            continue;
+        Run run = model->run;
+        run.rings += (size_t)thread * (MODEL_RING_BYTES / sizeof(float));
+        model->network.steps[step].run(&run, share, model->threads);
+        if (atomic_fetch_add_explicit(&model->done, 1, memory_order_acq_rel) + 1 == model->threads) {
+            atomic_store_explicit(&model->done, 0, memory_order_relaxed);
+            atomic_store_explicit(&model->taken, (uint64_t)(step + 1) << 32, memory_order_release);
+        }
+        spins = 0;
     }
-    while (atomic_load_explicit(&model->round, memory_order_acquire) == round)
-        wait_a_moment(&spins);
 }
 
 static void *work(void *memory) {
     Model *model = memory;
-    const int part = atomic_fetch_add(&model->next_part, 1);
+    const int thread = atomic_fetch_add(&model->next_thread, 1);
     for (int seen = 0;;) {
         int spins = 0;
         while (atomic_load_explicit(&model->turn, memory_order_acquire) == seen && spins < SPINS)
@@ -81,7 +113,7 @@ static void *work(void *memory) {
         seen = atomic_load(&model->turn);
         if (seen < 0)
             return NULL;
-        run_steps(model, part);
+        run_steps(model, thread);
     }
 }
 
@@ -111,7 +143,7 @@ static int start(Model *model) {
         pthread_mutex_destroy(&model->mutex);
         return MODEL_NO_THREADS;
     }
-    atomic_init(&model->next_part, 1);
+    atomic_init(&model->next_thread, 1);
     for (; model->started < model->threads - 1; model->started++) {
         if (pthread_create(&model->workers[model->started], NULL, work, model)) {
             stop(model);
@@ -122,6 +154,7 @@ static int start(Model *model) {
 }
 
 static void run_all(Model *model) {
+    atomic_store_explicit(&model->taken, 0, memory_order_release);
     if (model->threads > 1) {
         const int turn = atomic_load_explicit(&model->turn, memory_order_relaxed);
         announce(model, turn == INT32_MAX ? 1 : turn + 1);
@@ -129,14 +162,6 @@ static void run_all(Model *model) {
     run_steps(model, 0);
 }
 #endif
-
-/* Every thread does its share of every step; the next step begins when all are done. */
-static void run_steps(Model *model, int part) {
-    for (int i = 0; i < model->network.count; i++) {
-        model->network.steps[i].run(&model->run, part, model->threads);
-        meet(model);
-    }
-}
 
 /* The best path that this processor can run. */
 static const Network *best_path(const char **name) {
@@ -173,6 +198,7 @@ int model_open(void *memory, size_t bytes, int threads) {
     model->run.weights = model_weights;
     model->run.arena = arena_in(model);
     model->run.rings = model->run.arena + MODEL_ARENA_BYTES / sizeof(float);
+    map_weights();
     const int code = start(model);
     if (code == MODEL_OK)
         model->opened = OPENED;

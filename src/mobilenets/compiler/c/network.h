@@ -8,10 +8,10 @@ typedef struct {
     const uint8_t *pixels;
     const float *weights;
     float *arena;
-    float *rings;       /* memory that every thread has for itself, one after the other */
+    float *rings;       /* memory that the thread has for itself */
 } Run;
 
-/* Thread `part` of `parts` does its share. */
+/* A thread does share `part` of `parts`. */
 typedef struct {
     void (*run)(const Run *run, int part, int parts);
     const char *title;

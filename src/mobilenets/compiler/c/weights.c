@@ -12,5 +12,5 @@ __asm__(".section .rdata,\"dr\"\n.balign 64\n.globl model_weights\nmodel_weights
         ".incbin \"weights.bin\"\n.text\n");
 #else
 __asm__(".section .rodata\n.balign 64\n.globl model_weights\n.hidden model_weights\nmodel_weights:\n"
-        ".incbin \"weights.bin\"\n.text\n");
+        ".incbin \"weights.bin\"\n.globl model_weights_end\n.hidden model_weights_end\nmodel_weights_end:\n.text\n");
 #endif
