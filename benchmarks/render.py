@@ -243,7 +243,7 @@ def costs(line: Line) -> Iterator[str]:
     )
     if line["program_ms"] is not None:
         took = line["program_ms"]["value"]
-        yield f"The emitted C program has answered and ended {took:.1f} ms after its start."
+        yield f"The emitted C program has answered {took:.1f} ms after its start."
         yield ""
 
 
