@@ -407,6 +407,7 @@ def test_bf16_is_compared_with_fp32(checkpoint, tmp_path):
     assert peers.reference(checkpoint, [ours], tmp_path).engine == "torch-channels-last"
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # inductor's own
 @pytest.mark.parametrize("precision", engines.PRECISIONS)
 @pytest.mark.parametrize(
     "name", ["torch", "torch-channels-last", pytest.param("torch-compile", marks=pytest.mark.full)]
