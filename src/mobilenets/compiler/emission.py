@@ -302,10 +302,10 @@ class _Emitter:
     def _convolve(self, step: Convolve, some: str, out: Map | None = None) -> list[str]:
         """The call for `some` rows or panels; in a pair, which writes to `out`, for rows of one `panel`."""
         source, convolution = step.reads[0], step.convolution
-        ranges = {"some": some}
+        ranges, by_pieces = {"some": some}, out is None and step.panels_first
         if out is not None:
             ranges, rows, panels = {"rows": some, "panel": "panel"}, "rows", "panel"
-        elif step.panels_first:
+        elif by_pieces:
             rows, panels = "piece.rows", "piece.panel"
         else:
             rows, panels = "some", f"(Range){{0, {step.panels}}}"
@@ -330,7 +330,7 @@ class _Emitter:
         ]
         if source.precision == self.plan.precision:
             operands.append(("const float *next", f"run->weights + {fetch.first}"))
-            if rows == "piece.rows":
+            if by_pieces:
                 call = [
                     "    for (Range left = some; left.first < left.last;) {",
                     f"        const Piece piece = next_piece({step.writes.rows}, shape.tall, &left);",
@@ -379,7 +379,7 @@ class _Emitter:
             ("const float *bias", self._packed(pack_bias(convolution, source.block))),
             ("float *out", self._at(step.writes)),
         ]
-        shape = f"{{{source.channels}, {step.writes.channels}, {convolution.activation.upper()}}}"
+        shape = f"{{{source.channels}, {convolution.activation.upper()}}}"
         body = [f"    linear((Linear){shape}, in, weights, units, bias, out, some);"]
         return self._call("linear", operands, body, {"some": some})
 

@@ -26,10 +26,10 @@ _Memory = ctypes.Array[ctypes.c_char]
 class Library:
     """The library `file`, opened with at most `threads` threads; without a number, one for each core.
 
-    One picture is shared by all threads. Of a batch with at least as many pictures as threads, each
-    thread computes whole pictures, in memory of its own, which is taken when the first such batch
-    comes: from then on the library holds `model_bytes(threads)` and `threads` × `model_bytes(1)`. The
-    logits are the same to the bit, whoever computed them.
+    One picture is shared by all threads, by 32 at most. Of a batch with at least as many pictures as
+    threads, each thread computes whole pictures, in memory of its own, which is taken when the first such
+    batch comes: from then on the library holds what the shared one takes and `threads` × `model_bytes(1)`.
+    The logits are the same to the bit, whoever computed them.
 
     It runs one batch at a time. Raises `CheckpointError` where `file` is no such library, and
     `EnvironmentFault` where it was compiled for another processor.

@@ -9,6 +9,7 @@
  * wanted SOON, so many input channels later. */
 #define NEAR (24 * 1024)
 #define SOON 8
+
 /* Where pixel p of a tile lies; a tile of several rows begins at column 0. */
 INLINE int pixel(Convolution s, Map map, int p, int step) {
     return p / s.out.columns * row(map) + p % s.out.columns * step;
@@ -190,7 +191,7 @@ INLINE void convolve(Convolution s, int panels_first, const float *in, const flo
  * which each output has its own. Weights [block][four inputs][3][output of the block]: the upper 24 bits of three
  * words are the weights of three inputs; their lowest bytes, which count for nothing there, are that of the fourth. */
 typedef struct {
-    int inputs, outputs;
+    int inputs;
     Activation activation;
 } Linear;
 
