@@ -8,8 +8,8 @@ threads. `bf16`: one thread, the engines that have it. `profile`: our six networ
 V2 over the width multiplier α, the resolution multiplier ρ and the batch, in our engine alone.
 
 Every line has machine, versions, date and how quiet the machine was; `python benchmarks/render.py` makes
-BENCHMARKS.md of all lines. What this version has on this machine already, measured while it was quiet, is
-left out, so that a run that was stopped goes on where it was; `--again` measures everything anew.
+BENCHMARKS.md of all lines. What our compiler as it is has on this machine already, measured while it was
+quiet, is left out, so that a run that was stopped goes on where it was; `--again` measures everything anew.
 `--quick` takes fewer rounds and shorter turns, and leaves out the slow ways of torch; a whole run measures
 those again. `--patience` waits up to so many minutes before each measurement until the machine is quiet.
 """
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import mobilenets
 from mobilenets.benchmark.conditions import described, glimpse, noise
 from mobilenets.benchmark.engines import ENGINES, OURS, SLOW
-from mobilenets.benchmark.results import kind, quiet
+from mobilenets.benchmark.results import compiler_source, kind, quiet
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 NETWORKS = (
@@ -95,15 +95,17 @@ WHOLE = Effort(10, 1.0, tuple(ENGINES))
 
 
 def measured(results: Path, effort: Effort) -> set[tuple[object, ...]]:
-    """The kinds that `results` has of this machine and this version, quiet, with no less `effort`."""
+    """The kinds that `results` has of this machine and this compiler, quiet, with no less `effort`."""
     if not results.exists():
         return set()
     here = {key: value for key, value in described().items() if key in ("processor", "cores", "instructions")}
+    source = compiler_source()
     lines = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines() if line]
     return {
         kind(line)
         for line in lines
         if line["mobilenets"] == mobilenets.__version__
+        and line.get("compiler_source") == source
         and here.items() <= line["machine"].items()
         and quiet(line)
         and ("steps" in line or enough(line, effort))

@@ -18,6 +18,7 @@ from mobilenets.benchmark.conditions import Noise, described, noise
 from mobilenets.benchmark.engines import ENGINES, OURS, PRECISIONS
 from mobilenets.benchmark.peaks import Peaks, measure_peaks
 from mobilenets.benchmark.program import program_cold_start_ms
+from mobilenets.benchmark.results import compiler_source
 from mobilenets.benchmark.rounds import Candidate, LeftOut, Timed, in_turn, logits_of
 from mobilenets.benchmark.samples import MIN_ROUNDS, Interval, median_interval, quantile, ratio
 from mobilenets.compiler.targets import LIBRARY
@@ -35,7 +36,7 @@ class Row:
     engine: str
     round_medians_ms: tuple[float, ...]
     median_ms: float
-    """Of all runs; a run takes a whole batch."""
+    """Of the rounds' medians; a run takes a whole batch."""
     p95_ms: float
     runs: int
     cold_start_ms: Interval
@@ -123,6 +124,7 @@ class Comparison:
         return {
             "date": self.date,
             "mobilenets": __version__,
+            "compiler_source": compiler_source(),
             "network": self.spec.name,
             "resolution": self.spec.resolution,
             "channels": self.spec.channels,
@@ -214,7 +216,11 @@ def compare(
         precision=precision,
         rows=rows,
         left_out=missing,
-        noise=noise(found.glimpses, [row.round_medians_ms for row in rows]),
+        noise=noise(
+            found.glimpses,
+            [row.round_medians_ms for row in rows],
+            disturbed=statistics.mean(each.disturbed for each in found.timed.values()),
+        ),
         peaks=best,
         arena_bytes=_arena_bytes(candidates, threads),
         program_ms=_program_ms(spec, candidates),
@@ -269,8 +275,8 @@ def _header(candidates: Sequence[Candidate]) -> Path | None:
 
 
 def _row(engine: str, timed: Timed, expected: NDArray[np.float32], model_bytes: int, tolerance: float) -> Row:
-    medians = tuple(statistics.median(turn.times_ms) for turn in timed.turns)
-    everything = [each for turn in timed.turns for each in turn.times_ms]
+    medians = tuple(statistics.median(times) for times in timed.times_ms)
+    everything = [each for times in timed.times_ms for each in times]
     logits = np.array(timed.turns[0].logits, np.float32)
     found = agreement(expected, logits, tolerance)
     return Row(

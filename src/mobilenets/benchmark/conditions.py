@@ -109,6 +109,8 @@ class Noise:
     """The share of the time in which a core was wanted that a virtual machine's host gave to others."""
     unsteady: float = 0.0
     """How far the rounds of an engine lay apart: `samples.unsteadiness`; 0 where there were no rounds."""
+    disturbed: float = 0.0
+    """The share of the windows of runs next to which `yardstick` was slow, and which are not counted."""
 
     @property
     def quiet(self) -> bool:
@@ -126,7 +128,8 @@ class Noise:
             f"{self.others:.2f} cores worked for others, "
             f"{self.stolen:.1%} of the time went to the host's other guests, "
             f"load {self.load:.1f}; the engines' rounds lay {self.unsteady:.0%} apart, "
-            f"the clock moved by {self.spread:.0%}"
+            f"the clock moved by {self.spread:.0%}; for {self.disturbed:.0%} of the time the processor was "
+            f"slowed, and that is left out"
         )
         if self.quiet:
             return f"The machine was quiet: {seen}."
@@ -142,12 +145,15 @@ class Noise:
             "load": self.load,
             "stolen": self.stolen,
             "unsteady": self.unsteady,
+            "disturbed": self.disturbed,
         }
 
 
-def noise(glimpses: Sequence[Glimpse], rounds: Iterable[Sequence[float]] = ()) -> Noise:
-    """What the `glimpses` between turns say together, the system of the time from first to last, and the
-    `rounds` of each engine, in milliseconds.
+def noise(
+    glimpses: Sequence[Glimpse], rounds: Iterable[Sequence[float]] = (), *, disturbed: float = 0.0
+) -> Noise:
+    """What the `glimpses` between turns say together, the system of the time from first to last, the `rounds`
+    of each engine, in milliseconds, and the share of the time that was `disturbed`.
     """
     loops = [min(one.loops_ms) for one in glimpses]
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
@@ -158,4 +164,4 @@ def noise(glimpses: Sequence[Glimpse], rounds: Iterable[Sequence[float]] = ()) -
     others = max(0.0, busy - ours) / elapsed if elapsed else 0.0
     wanted = busy + stolen
     share = stolen / wanted if wanted else 0.0
-    return Noise(spread, waited, others, load, share, unsteadiness(rounds))
+    return Noise(spread, waited, others, load, share, unsteadiness(rounds), disturbed)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mobilenets import __version__
 from mobilenets.benchmark.conditions import Noise, described, glimpse, noise
 from mobilenets.benchmark.peaks import Peaks, measure_peaks
+from mobilenets.benchmark.results import compiler_source
 from mobilenets.benchmark.worker import pictures
 from mobilenets.checkpoint import Checkpoint
 from mobilenets.compiler import plan_of
@@ -71,6 +72,7 @@ class Layers:
         return {
             "date": self.date,
             "mobilenets": __version__,
+            "compiler_source": compiler_source(),
             "network": self.spec.name,
             "resolution": self.spec.resolution,
             "threads": 1,

@@ -6,6 +6,7 @@ of a process, such as where its memory lies, is drawn anew in every round.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from mobilenets.benchmark.conditions import Glimpse, glimpse
 from mobilenets.benchmark.worker import Request, Turn
+from mobilenets.benchmark.yardstick import Reading, calm, usual
 from mobilenets.errors import EnvironmentFault
 from mobilenets.progress import SILENT, Progress
 from mobilenets.text import printable
@@ -49,6 +51,10 @@ class Timed:
     """What one engine did, round by round."""
 
     turns: tuple[Turn, ...]
+    times_ms: tuple[tuple[float, ...], ...]
+    """Of every run in a calm window; of a round without one, of all runs."""
+    disturbed: float
+    """The share of the windows that were not calm."""
     cold_starts_ms: tuple[float, ...]
     """From the start of the process to its first logits, Python's own start included."""
 
@@ -93,13 +99,29 @@ def in_turn(
         except EnvironmentFault as error:
             failed[candidate.engine] = str(error)
     glimpses.append(glimpse())
-    timed = {
-        engine: Timed(tuple(turn for turn, _ in taken), tuple(1e3 * cold for _, cold in taken))
-        for engine, taken in turns.items()
-        if engine not in failed
-    }
+    timed = {engine: _timed(taken) for engine, taken in turns.items() if engine not in failed}
     left_out = tuple(LeftOut(engine, why) for engine, why in failed.items())
     return Rounds(timed, left_out, tuple(glimpses))
+
+
+def _timed(taken: Sequence[tuple[Turn, float]]) -> Timed:
+    """What is left of an engine's turns. The usual reading is its own: threads that wait for the next run
+    may slow the yardstick.
+    """
+    turns = tuple(turn for turn, _ in taken)
+    at_full_speed = usual([reading for turn in turns for reading in turn.readings])
+    still = [calm(turn.readings, at_full_speed) for turn in turns]
+    times = tuple(
+        tuple(
+            time
+            for window, use in zip(turn.windows_ms, uses, strict=True)
+            if use or not any(uses)
+            for time in window
+        )
+        for turn, uses in zip(turns, still, strict=True)
+    )
+    windows = [use for uses in still for use in uses]
+    return Timed(turns, times, 1 - sum(windows) / len(windows), tuple(1e3 * cold for _, cold in taken))
 
 
 def logits_of(candidate: Candidate, *, threads: int, batch: int) -> NDArray[np.float32]:
@@ -113,7 +135,10 @@ def _request(candidate: Candidate, threads: int, batch: int, seconds: float, pre
 
 
 def _turn(asked: Request) -> tuple[Turn, float]:
-    """One turn, and the seconds until its first logits."""
+    """One turn, and the seconds until its first logits.
+
+    numpy has one thread: an engine's are not its, and the yardstick is of one.
+    """
     command = [sys.executable, "-m", "mobilenets.benchmark.worker", json.dumps(asdict(asked))]
     start = time.monotonic()
     try:
@@ -122,6 +147,7 @@ def _turn(asked: Request) -> tuple[Turn, float]:
             capture_output=True,
             encoding="utf-8",
             errors="replace",
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
             check=False,
             timeout=_PATIENCE_SECONDS,
         )
@@ -134,4 +160,5 @@ def _turn(asked: Request) -> tuple[Turn, float]:
         raise EnvironmentFault(f"its process failed: {printable(last)}") from error
     if "error" in answer:
         raise EnvironmentFault(answer["error"])
-    return Turn(**answer), answer["answered"] - start
+    readings = tuple(Reading(*each) for each in answer.pop("readings"))
+    return Turn(**answer, readings=readings), answer["answered"] - start

@@ -1,7 +1,8 @@
 """The program that runs one engine: `python -m mobilenets.benchmark.worker REQUEST`.
 
-It opens the model, answers a first time, warms up until that makes it no faster, and is timed. The
-request is JSON; the answer is the last line on standard output, JSON as well.
+It opens the model, answers a first time, warms up until that makes it no faster, and is timed, in windows
+with a yardstick in between, until enough of them were calm. The request is JSON; the answer is the last line
+on standard output, JSON as well.
 """
 
 import json
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenets.benchmark.engines import open_engine
+from mobilenets.benchmark.yardstick import Reading, Yardstick, calm, usual
 from mobilenets.errors import MobilenetsError
 from mobilenets.spec import Spec
 
@@ -25,6 +27,10 @@ _SETTLED = 0.98
 """A window is no faster than an earlier one if it takes more than this share of its time."""
 _WARM_UP_SECONDS = 3.0
 _FEWEST_RUNS = 3
+_TIMED_SECONDS = 0.05
+"""Of a window between two looks at the yardstick."""
+_PATIENCE = 10
+"""How many times as long as asked a turn may last where the machine is not calm."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Request:
     threads: int
     batch: int
     seconds: float
+    """Of calm windows."""
     precision: str = "fp32"
     """One of `engines.PRECISIONS`."""
 
@@ -49,8 +56,10 @@ class Turn:
     answered: float
     """`time.monotonic()` at its first logits."""
     warm_up_runs: int
-    times_ms: tuple[float, ...]
-    """Of every run after the warm-up."""
+    windows_ms: tuple[tuple[float, ...], ...]
+    """Of every run after the warm-up, window by window."""
+    readings: tuple[Reading, ...]
+    """Of the yardstick: before the first window, between two, and after the last."""
     peak_bytes: int
     """The most memory that the process had at once; 0 where the system does not say."""
     logits: tuple[tuple[float, ...], ...]
@@ -68,9 +77,10 @@ def take_turn(asked: Request) -> Turn:
         return session.run(pixels)
 
     warm_up_runs = warm_up(run, min(asked.seconds, _WINDOW_SECONDS))
-    times = timed(run, asked.seconds)
+    memory = peak_bytes()
+    windows, readings = timed_between(run, asked.seconds, Yardstick())
     rows = tuple(tuple(float(value) for value in row) for row in logits)
-    return Turn(answered, warm_up_runs, tuple(times), peak_bytes(), rows)
+    return Turn(answered, warm_up_runs, tuple(windows), tuple(readings), memory, rows)
 
 
 def pictures(spec: Spec, n: int) -> NDArray[np.uint8]:
@@ -102,6 +112,28 @@ def timed(run: Callable[[], object], seconds: float) -> list[float]:
         run()
         times.append(1e-6 * (time.perf_counter_ns() - start))
     return times
+
+
+def timed_between(
+    run: Callable[[], object], seconds: float, yardstick: Yardstick
+) -> tuple[list[tuple[float, ...]], list[Reading]]:
+    """Milliseconds of the runs in windows of which `seconds` are calm, and the readings around them.
+
+    The run after a reading is not counted: it finds its weights further away. Every reading comes after a
+    run, for the same reason.
+    """
+    windows: list[tuple[float, ...]] = []
+    run()
+    readings = [yardstick.reading()]
+    end = time.perf_counter() + _PATIENCE * seconds
+    while True:
+        run()
+        windows.append(tuple(timed(run, min(seconds, _TIMED_SECONDS))))
+        readings.append(yardstick.reading())
+        kept = zip(windows, calm(readings, usual(readings)), strict=True)
+        counted = sum(sum(times) for times, still in kept if still)
+        if 1e-3 * counted >= seconds or time.perf_counter() >= end:
+            return windows, readings
 
 
 def peak_bytes() -> int:
