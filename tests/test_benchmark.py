@@ -22,9 +22,10 @@ from mobilenets.benchmark import conditions, engines, layers, results, roofline
 from mobilenets.benchmark.comparison import Comparison, Row, compare
 from mobilenets.benchmark.conditions import Glimpse, Ticks, noise
 from mobilenets.benchmark.peaks import Peaks, measure_peaks
-from mobilenets.benchmark.rounds import Candidate, LeftOut
+from mobilenets.benchmark.rounds import Candidate, LeftOut, kept
 from mobilenets.benchmark.samples import Interval, median_interval, quantile, ratio
-from mobilenets.benchmark.worker import pictures, warm_up
+from mobilenets.benchmark.worker import Turn, pictures, timed_between, warm_up
+from mobilenets.benchmark.yardstick import Reading, Yardstick, calm, usual
 from mobilenets.cli import benching, run_command
 from mobilenets.compiler import plan_of, toolchain
 from mobilenets.cost import count
@@ -105,6 +106,65 @@ def test_warming_up_ends_where_it_brings_nothing(monkeypatch):
     assert warm_up(lambda: None, 0.1) == 5
 
 
+# --- calm windows ----------------------------------------------------------------------------------
+
+FULL, SLOWED, FAR_AWAY = Reading(1.0, 2.0), Reading(1.2, 2.0), Reading(1.0, 3.0)
+
+
+def test_a_window_is_calm_between_two_good_readings():
+    readings = [FULL, FULL, SLOWED, FULL, FULL, FAR_AWAY]
+    assert calm(readings, FULL) == [True, False, False, True, False]
+
+
+def test_the_usual_reading_is_not_the_luckiest():
+    lucky = Reading(0.5, 1.0)
+    assert usual([*[FULL] * 9, lucky]) == lucky
+    assert usual([*[FULL] * 20, lucky]) == FULL
+
+
+def turn(windows, readings):
+    return Turn(0.0, 1, tuple(windows), tuple(readings), 1, ((0.0,),))
+
+
+def test_what_a_neighbour_slowed_is_left_out():
+    """Of a round in which nothing was calm, everything counts: nobody can say what is missing."""
+    first = turn([(1.0, 1.1), (5.0,), (1.2,)], [FULL, FULL, SLOWED, FULL])
+    second = turn([(4.0,), (5.0,)], [SLOWED, FULL, SLOWED])
+    found = kept([(first, 0.2), (second, 0.3)])
+    assert found.times_ms == ((1.0, 1.1), (4.0, 5.0))
+    assert found.disturbed == pytest.approx(4 / 5)
+    assert found.cold_starts_ms == (200, 300)
+
+
+class Readings:
+    """A yardstick that answers what it was told to."""
+
+    def __init__(self, *answers):
+        self.answers = iter(answers)
+
+    def reading(self):
+        return next(self.answers)
+
+
+def test_a_turn_goes_on_until_enough_of_it_was_calm(monkeypatch):
+    monkeypatch.setattr("mobilenets.benchmark.worker.timed", lambda _run, seconds: [1e3 * seconds])
+    told = [FULL, SLOWED, FULL, FULL, FULL]
+    windows, readings = timed_between(lambda: None, 0.1, Readings(*told))
+    assert windows == [(50.0,)] * 4 and readings == told
+
+
+def test_a_turn_ends_on_a_machine_that_is_never_calm():
+    answers = (FULL if i % 2 else SLOWED for i in range(10_000))
+    windows, readings = timed_between(lambda: None, 0.001, Readings(*answers))
+    assert len(readings) == len(windows) + 1
+    assert not any(calm(readings, usual(readings)))
+
+
+def test_the_yardstick_takes_some_milliseconds():
+    found = Yardstick().reading()
+    assert 0 < found.multiplied < 1000 and 0 < found.read < 1000
+
+
 # --- the machine -----------------------------------------------------------------------------------
 
 
@@ -126,6 +186,8 @@ def test_a_quiet_machine_and_another():
     restless = noise([before], [(1.0, 1.3, 1.0, 1.3, 1.0, 1.3)] * 2)
     assert restless.unsteady == pytest.approx(0.3) and not restless.quiet
     assert "do not quote" in str(crowded)
+    partly = noise([before], disturbed=0.25)
+    assert partly.quiet and "for 25% of the time the processor was slowed" in str(partly)
     assert conditions.glimpse().loops_ms
 
 
@@ -174,6 +236,7 @@ def test_a_line_of_data_says_everything(found, tmp_path):
     first, second = (json.loads(line) for line in file.read_text().splitlines())
     assert first == second == found.to_json()
     assert first["machine"]["processor"] and first["date"] and first["noise"]
+    assert first["compiler_source"] == results.compiler_source()
     file.write_text("not JSON")
     with pytest.raises(InputError, match="one line of JSON"):
         results.check_results(file)
@@ -484,7 +547,7 @@ def test_every_job_is_a_command(tmp_path):
 
 @in_the_repository
 def test_the_measurements_go_on_where_they_were(tmp_path, monkeypatch, capsys):
-    """What another version or a noisy machine measured is measured again, and what has too few engines."""
+    """What another state of the compiler or a noisy machine measured is measured again, and what has too few engines."""
     networks = program("networks")
     file = tmp_path / "results.jsonl"
     here = {"resolution": 224, "machine": conditions.described()}
@@ -492,7 +555,7 @@ def test_the_measurements_go_on_where_they_were(tmp_path, monkeypatch, capsys):
     all_engines = comparison(*(row(name, *EVEN) for name in networks.QUICK.engines)).to_json() | here
     for other in (
         {"network": first.network},
-        {"network": second.network, "mobilenets": "0.0.1"},
+        {"network": second.network, "compiler_source": "0123456789ab"},
         {"network": third.network, "noise": all_engines["noise"] | {"quiet": False}},
     ):
         results.append_line(all_engines | other, file)

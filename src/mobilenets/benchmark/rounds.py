@@ -99,12 +99,12 @@ def in_turn(
         except EnvironmentFault as error:
             failed[candidate.engine] = str(error)
     glimpses.append(glimpse())
-    timed = {engine: _timed(taken) for engine, taken in turns.items() if engine not in failed}
+    timed = {engine: kept(taken) for engine, taken in turns.items() if engine not in failed}
     left_out = tuple(LeftOut(engine, why) for engine, why in failed.items())
     return Rounds(timed, left_out, tuple(glimpses))
 
 
-def _timed(taken: Sequence[tuple[Turn, float]]) -> Timed:
+def kept(taken: Sequence[tuple[Turn, float]]) -> Timed:
     """What is left of an engine's turns. The usual reading is its own: threads that wait for the next run
     may slow the yardstick.
     """
