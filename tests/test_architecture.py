@@ -33,6 +33,7 @@ _IN_ORDER = {
     """,
     "engine": """
         compiler.folding compiler.steps compiler.tiling compiler.pairs compiler.strips
+        compiler.gating
         compiler.planning compiler.packing compiler.fetching compiler.emission
         compiler.targets compiler.toolchain compiler compiler.kept
         runtime.session runtime.bundle runtime.shared_library
@@ -41,9 +42,9 @@ _IN_ORDER = {
         evaluation prediction
         report.record report.findings report.words report.counsel report.style report.charts report.sheets
         report.tables report.card report.page report.output report
-        benchmark benchmark.samples benchmark.conditions benchmark.peaks benchmark.engines benchmark.results
-        benchmark.worker benchmark.rounds benchmark.program benchmark.comparison benchmark.layers
-        benchmark.roofline
+        benchmark benchmark.samples benchmark.yardstick benchmark.conditions benchmark.peaks benchmark.engines
+        benchmark.results benchmark.worker benchmark.rounds benchmark.program benchmark.comparison
+        benchmark.layers benchmark.roofline
     """,
     "learning": """
         layers network

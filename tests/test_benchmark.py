@@ -547,7 +547,7 @@ def test_every_job_is_a_command(tmp_path):
 
 @in_the_repository
 def test_the_measurements_go_on_where_they_were(tmp_path, monkeypatch, capsys):
-    """What another state of the compiler or a noisy machine measured is measured again, and what has too few engines."""
+    """What is of another compiler or a noisy machine is measured again, and what has too few engines."""
     networks = program("networks")
     file = tmp_path / "results.jsonl"
     here = {"resolution": 224, "machine": conditions.described()}

@@ -24,7 +24,17 @@ from mobilenets.compiler.emission import comment, text
 from mobilenets.compiler.fetching import fetches
 from mobilenets.compiler.folding import Convolution
 from mobilenets.compiler.packing import pack_linear, packed_floats, to_bf16, weights_bytes
-from mobilenets.compiler.steps import REGISTERS, Convolve, Linear, Pair, Strip, kernels
+from mobilenets.compiler.steps import (
+    REGISTERS,
+    Convolve,
+    Linear,
+    Pair,
+    PoolMap,
+    Scale,
+    ScaleWeights,
+    Strip,
+    kernels,
+)
 from mobilenets.compiler.targets import LIBRARY
 from mobilenets.errors import CheckpointError, EnvironmentFault, InputError, UnknownName
 from mobilenets.exporting import export
@@ -244,6 +254,45 @@ def test_half_blocks_compute_the_same_on_every_path(tmp_path, path):
     pixels = pictures(UNEVEN, 4)
     logits = Library(built(checkpoint, tmp_path, path), threads=1).run(pixels)
     assert close(checkpoint, pixels, logits).holds
+
+
+GATED = dataclasses.replace(
+    TINY,
+    blocks=(
+        Block((Conv("conv", 3, 16, 2, "relu"),), stage=0),
+        inverted(72, 3, 24, 1, SqueezeExcite(24)),  # half a block of outputs
+        inverted(23, 5, 32, 1, SqueezeExcite(8)),  # an odd number of inputs
+        inverted(120, 3, 100, 1, SqueezeExcite(32)),  # a last panel that is narrower
+        inverted(48, 5, 64, 2, SqueezeExcite(16)),  # no fewer weights than values
+    ),
+    resolution=32,
+)
+"""Gates over maps with more values than the weights behind them, and one with fewer."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ONE_EACH, ids=lambda path: path.name)
+def test_gates_may_multiply_weights(tmp_path, monkeypatch, path):
+    need(path)
+    monkeypatch.setattr(strips, "FAR", 1 << 30)
+    checkpoint = calibrated(GATED)
+    kinds = [type(step) for step in plan_of(checkpoint).steps if isinstance(step, Scale | ScaleWeights)]
+    assert kinds == [ScaleWeights, ScaleWeights, ScaleWeights, Scale]
+    pixels = pictures(GATED, 4)
+    library = built(checkpoint, tmp_path, path)
+    logits = Library(library, threads=1).run(pixels)
+    assert close(checkpoint, pixels, logits).holds
+    for threads in (2, 5):
+        for each, expected in zip(pixels, logits, strict=True):
+            np.testing.assert_array_equal(Library(library, threads=threads).run(each[None])[0], expected)
+
+
+def test_a_depthwise_convolution_adds_up_what_is_pooled():
+    """Its map is not read again for the means."""
+    steps = plan_of(GATED).steps
+    pools = [step for step in steps if isinstance(step, PoolMap)]
+    assert [pool.reads[0].columns for pool in pools] == [1, 1, 1, 1, 8]
+    assert [pool.pixels for pool in pools] == [256, 256, 256, 64, 64]
 
 
 @pytest.mark.slow

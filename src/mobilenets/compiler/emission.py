@@ -33,6 +33,7 @@ from mobilenets.compiler.steps import (
     Pair,
     PoolMap,
     Scale,
+    ScaleWeights,
     Softmax,
     Step,
     Strip,
@@ -188,10 +189,12 @@ class _Emitter:
                 lines = self._depthwise(step, some)
             case PoolMap():
                 (source,) = step.reads
-                lines = [f"pool({_map(source)}, {at(source)}, {at(step.writes)}, {some});"]
+                lines = [f"pool({_map(source)}, {step.pixels}, {at(source)}, {at(step.writes)}, {some});"]
             case Scale():
                 values, gates = step.reads
                 lines = [f"scale({_map(values)}, {at(values)}, {at(gates)}, {some});"]
+            case ScaleWeights():
+                lines = self._scale_weights(step, some)
             case Add():
                 maps = ", ".join(f"{_map(each)}, {at(each)}" for each in (*step.reads, step.writes))
                 lines = [f"sum({maps}, {some});"]
@@ -311,11 +314,12 @@ class _Emitter:
             rows, panels = "some", f"(Range){{0, {step.panels}}}"
         out = out or step.writes
         operands = [(f"const {_type(source)} *in", self._at(source))]
-        if convolution is None:
+        if step.own is None:
             packed = step.reads[1]
             operands.append((f"const {_type(packed)} *weights", self._at(packed)))
         else:
-            operands.append((f"const {_type(source)} *weights", self._weights(step, convolution)))
+            operands.append((f"const {_type(source)} *weights", self._weights(step, step.own)))
+        if convolution is not None:
             bias = pack_bias(convolution, step.writes.block)
             operands.append(("const float *bias", self._packed(bias)))
         operands.append((f"{_type(out)} *out", self._at(out)))
@@ -369,6 +373,17 @@ class _Emitter:
             return f"(const bf16 *)(run->weights + {self.weights.add_bf16(pack_pairs(convolution))})"
         return self._packed(pack_convolution(convolution, step.panel, step.writes.block, half=step.half))
 
+    def _scale_weights(self, step: ScaleWeights, some: str) -> list[str]:
+        (gates,), convolve = step.reads, step.convolve
+        assert convolve.convolution is not None
+        inputs, half = convolve.reads[0].channels, int(convolve.half)
+        width = (convolve.writes.blocks - half) * convolve.writes.block
+        weights = self._weights(convolve, convolve.convolution)
+        return [
+            f"scale_weights({inputs}, {width}, {convolve.panel}, {half}, {self._at(gates)},",
+            f"              {weights}, {self._at(step.writes)}, {some});",
+        ]
+
     def _linear(self, step: Linear, some: str) -> list[str]:
         (source,), convolution = step.reads, step.convolution
         words, units = pack_linear(convolution)
@@ -398,6 +413,10 @@ class _Emitter:
             ("const float *bias", self._packed(bias)),
             (f"{_type(step.writes)} *out", self._at(step.writes)),
         ]
+        sums = "NULL, " if source.precision == FP32 else ""
+        if step.sums is not None:
+            operands.append(("float *sums", self._at(step.sums)))
+            sums = "sums, "
         body = [
             "    static const Depthwise shape = {",
             f"        .in = {_fields(source)}, .out = {_fields(step.writes)},",
@@ -405,7 +424,7 @@ class _Emitter:
             f"        .before = {step.before}, .activation = {convolution.activation.upper()},",
             f"        .pixels = {_pick(step.pixels)},",
             "    };",
-            f"    depthwise(shape, in, weights, bias, out, some, {blocks});",
+            f"    depthwise(shape, in, weights, bias, out, {sums}some, {blocks});",
         ]
         return self._call("depthwise", operands, body, ranges)
 

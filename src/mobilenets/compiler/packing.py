@@ -13,6 +13,7 @@ from mobilenets.compiler.steps import (
     Depthwise,
     Linear,
     Normalise,
+    ScaleWeights,
     Step,
 )
 
@@ -148,8 +149,11 @@ def packed_floats(step: Step) -> int:
             return outputs * (3 * -(-inputs // 4) + 2)
         case Depthwise():
             return (step.kernel**2 + 1) * step.writes.blocks * step.writes.block
+        case ScaleWeights() if step.convolve.convolution is not None:
+            return _packed_convolution(step.convolve, step.convolve.convolution)
         case Convolve() if step.convolution is not None:
-            return _packed_convolution(step, step.convolution) + step.writes.blocks * step.writes.block
+            weights = 0 if step.own is None else _packed_convolution(step, step.own)
+            return weights + step.writes.blocks * step.writes.block
     return 0
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from mobilenets import spec as specs
 from mobilenets.compiler import folding
 from mobilenets.compiler.folding import Attention, Convolution, Gate, Network
+from mobilenets.compiler.gating import gate_weights
 from mobilenets.compiler.pairs import in_pairs
 from mobilenets.compiler.steps import (
     ALIGNMENT,
@@ -35,6 +36,7 @@ from mobilenets.compiler.steps import (
     kernels,
     linear,
     read_by,
+    written_by,
 )
 from mobilenets.compiler.strips import in_strips, lay_rings
 from mobilenets.compiler.tiling import even_pixels, tiling
@@ -96,7 +98,7 @@ def plan(spec: Spec, network: Network, precision: Precision = FP32) -> Plan:
         current = builder.convolve(convolution, current)
     current.precision = FP32  # the logits, which nothing reads but the caller
     _share_borders(builder.steps)
-    steps = in_strips(in_pairs([linear(step) for step in builder.steps]))
+    steps = tuple(gate_weights(in_strips(in_pairs([linear(step) for step in builder.steps]))))
     places, size = _allocate(steps, current)
     rings, ring_size = lay_rings(steps)
     return Plan(spec, precision, steps, places, current, size, rings, ring_size)
@@ -203,7 +205,12 @@ class _Builder:
     def pool(self, name: str, entering: Map) -> Map:
         entering = self._in_blocks(entering)
         means = self.map(name, entering.channels, 1, 1)
-        self.steps.append(PoolMap(f"{name}: the mean of each channel", (entering,), means))
+        pixels, last = entering.rows * entering.columns, self.steps[-1]
+        if isinstance(last, Depthwise) and last.writes is entering and entering.precision == FP32:
+            sums = self.map(f"{name}.rows", entering.channels, entering.rows, 1)
+            self.steps[-1] = replace(last, sums=sums)
+            entering = sums
+        self.steps.append(PoolMap(f"{name}: the mean of each channel", (entering,), means, pixels))
         return means
 
     def gate(self, gate: Gate, entering: Map) -> Map:
@@ -299,7 +306,7 @@ def _allocate(steps: Sequence[Step], logits: Map) -> tuple[dict[int, Place], int
     """Places for all maps: the largest first, each as low as those alive at the same time allow."""
     spans: dict[int, tuple[Map, int, int]] = {}
     for index, step in enumerate(steps):
-        for at in (*read_by(step), step.writes):
+        for at in (*read_by(step), *written_by(step)):
             _, first, _ = spans.get(id(at), (at, index, index))
             spans[id(at)] = (at, first, index)
     at, first, _ = spans[id(logits)]

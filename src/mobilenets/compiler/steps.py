@@ -176,8 +176,8 @@ def ends_in_half(entering: Map, out: Map, groups: int, kernel: int) -> bool:
 class Convolve(_Step):
     """A convolution, and the sum with the shortcut where `add`.
 
-    Its weights are `convolution`'s, or where that is `None` the packed map `reads[1]`, the same for
-    every group.
+    Its weights are `convolution`'s, or a packed map, `reads[1]`: those times gates, or where it is `None`
+    the same for every group.
     """
 
     convolution: Convolution | None
@@ -189,6 +189,11 @@ class Convolve(_Step):
     panel: int
     panels_first: bool
     add: Map | None = None
+
+    @property
+    def own(self) -> Convolution | None:
+        """The convolution whose weights it reads as they are packed; `None` where they are a map."""
+        return None if len(self.reads) > 1 else self.convolution
 
     @property
     def kernel(self) -> int:
@@ -215,8 +220,8 @@ class Convolve(_Step):
 
     @property
     def weight_bytes(self) -> int:
-        """What its weights take, without fill; those of a picture are fp32."""
-        return 0 if self.convolution is None else self.convolution.weight.size * self.reads[0].precision.size
+        """What its own weights take, without fill; those of a picture are fp32."""
+        return 0 if self.own is None else self.own.weight.size * self.reads[0].precision.size
 
     @property
     def macs(self) -> int:
@@ -268,6 +273,8 @@ class Depthwise(_Step):
     before: int
     pixels: tuple[int, ...]
     """One for each of `REGISTERS`; in bf16 one."""
+    sums: Map | None = None
+    """Where each channel's sum over every row goes as well, for the pooling behind it."""
 
     @property
     def kernel(self) -> int:
@@ -292,7 +299,10 @@ class Depthwise(_Step):
 
 @dataclass(frozen=True)
 class PoolMap(_Step):
-    """Global average pooling."""
+    """Global average pooling of a map, or of its rows' sums."""
+
+    pixels: int
+    """Of the map."""
 
     @property
     def units(self) -> int:
@@ -303,6 +313,18 @@ class PoolMap(_Step):
 @dataclass(frozen=True)
 class Scale(_Step):
     """A map times its gates, in place: `reads` is the map and the gates, `writes` the map again."""
+
+
+@dataclass(frozen=True)
+class ScaleWeights(_Step):
+    """The weights of `convolve` times the gates of its inputs, in the place of the map times its gates."""
+
+    convolve: Convolve
+
+    @property
+    def units(self) -> int:
+        """Blocks of inputs."""
+        return self.reads[0].blocks
 
 
 @dataclass(frozen=True)
@@ -390,7 +412,20 @@ class Strip(_Step):
         return sum(stage.bytes_moved for stage in self.stages) - 2 * within
 
 
-Step = Normalise | Convolve | Linear | Depthwise | PoolMap | Scale | Add | Pack | Softmax | Pair | Strip
+Step = (
+    Normalise
+    | Convolve
+    | Linear
+    | Depthwise
+    | PoolMap
+    | Scale
+    | ScaleWeights
+    | Add
+    | Pack
+    | Softmax
+    | Pair
+    | Strip
+)
 
 
 def kernels(step: Step) -> Iterable[Step]:
@@ -422,3 +457,11 @@ def read_by(step: Step) -> Iterable[Map]:
     yield from step.reads
     if isinstance(step, Convolve) and step.add is not None:
         yield step.add
+
+
+def written_by(step: Step) -> Iterable[Map]:
+    """The maps that `step` writes."""
+    yield step.writes
+    for kernel in kernels(step):
+        if isinstance(kernel, Depthwise) and kernel.sums is not None:
+            yield kernel.sums

@@ -227,8 +227,9 @@ INLINE void linear(Linear s, const float *in, const int32_t *weights, const floa
     }
 }
 
+/* Where `total`, what the tile computes is added to it. */
 INLINE void depthwise_tile(Depthwise s, int pixels, const float *const *lines, int from, Range filter,
-                           const float *weights, const float *bias, float *to) {
+                           const float *weights, const float *bias, float *to, vec *total) {
     /* A line is read once where it has room beside the sums: three loads for three products are too many. */
     const int columns = (pixels - 1) * s.stride + s.kernel;
     const int held = VECTOR == 16 && s.kernel == 3 && pixels + columns < 32;
@@ -246,12 +247,20 @@ INLINE void depthwise_tile(Depthwise s, int pixels, const float *const *lines, i
             }
         }
     }
-    UNROLL for (int p = 0; p < pixels; p++) store(to + p * BLOCK, activate(s.activation, sums[p]));
+    vec halves[2] = {all(0), all(0)};
+    UNROLL for (int p = 0; p < pixels; p++) {
+        const vec value = activate(s.activation, sums[p]);
+        store(to + p * BLOCK, value);
+        halves[p % 2] += value;
+    }
+    if (total)
+        *total += halves[0] + halves[1];
 }
 
-/* One row of a depthwise convolution, some blocks; weights [block][ky][kx][channel of the block]. */
+/* One row of a depthwise convolution, some blocks; weights [block][ky][kx][channel of the block]. The sum of each
+ * channel over the row goes to `sums`, where there is such a map. */
 INLINE void depthwise_row(Depthwise s, const float *const *lines, Range filter, const float *weights,
-                          const float *bias, float *to, Range some) {
+                          const float *bias, float *to, float *sums, Range some) {
     const int rest = s.out.columns % s.pixels, whole = s.out.columns - rest;
     const int first = s.in.channels < s.out.channels ? some.first : 0;
     for (int b = some.first; b < some.last; b++) {
@@ -259,31 +268,35 @@ INLINE void depthwise_row(Depthwise s, const float *const *lines, Range filter, 
         for (int c = 0; c < BLOCK; c += VECTOR) {
             const int from = (b - first) * plane(s.in) + (s.in.left - s.before) * BLOCK + c;
             float *line = to + b * plane(s.out) + s.out.left * BLOCK + c;
+            vec total = all(0), *added = sums ? &total : NULL;
             for (int x = 0; x < whole; x += s.pixels)
                 depthwise_tile(s, s.pixels, lines, from + x * s.stride * BLOCK, filter, w + c, bias + b * BLOCK + c,
-                               line + x * BLOCK);
+                               line + x * BLOCK, added);
             if (rest)
                 depthwise_tile(s, rest, lines, from + whole * s.stride * BLOCK, filter, w + c, bias + b * BLOCK + c,
-                               line + whole * BLOCK);
+                               line + whole * BLOCK, added);
+            if (sums)
+                store(sums + b * BLOCK + c, total);
         }
     }
 }
 
-/* Some rows and blocks of a depthwise convolution. */
-INLINE void depthwise(Depthwise s, const float *in, const float *weights, const float *bias, float *out, Range rows,
-                      Range some) {
+/* Some rows and blocks of a depthwise convolution; `sums`, where it is one, a map of a column: each row's sums. */
+INLINE void depthwise(Depthwise s, const float *in, const float *weights, const float *bias, float *out, float *sums,
+                      Range rows, Range some) {
     for (int y = rows.first; y < rows.last; y++) {
         clear_borders(s.out, out + at_row(s.out, y), sizeof *out, some);
         const Range filter = inside(s.kernel, s.stride, s.before, s.in.rows, y);
         const float *lines[MAX_KERNEL];
         for (int ky = filter.first; ky < filter.last; ky++)
             lines[ky] = in + at_row(s.in, y * s.stride - s.before + ky);
-        depthwise_row(s, lines, filter, weights, bias, out + at_row(s.out, y), some);
+        depthwise_row(s, lines, filter, weights, bias, out + at_row(s.out, y),
+                      sums ? sums + y * blocks(s.out) * BLOCK : NULL, some);
     }
 }
 
-/* The mean of every channel, some blocks; `out` is a map of one pixel. */
-INLINE void pool(Map map, const float *in, float *out, Range some) {
+/* The sum of every channel over `pixels`, some blocks; `out` is a map of one pixel, and holds the mean. */
+INLINE void pool(Map map, int pixels, const float *in, float *out, Range some) {
     for (int b = some.first; b < some.last; b++) {
         for (int c = 0; c < BLOCK; c += VECTOR) {
             vec total = all(0);
@@ -298,7 +311,7 @@ INLINE void pool(Map map, const float *in, float *out, Range some) {
                     even += load(line + (map.columns - 1) * BLOCK);
                 total += even + odd;
             }
-            store(out + b * BLOCK + c, total * (1.0f / (float)(map.rows * map.columns)));
+            store(out + b * BLOCK + c, total * (1.0f / (float)pixels));
         }
     }
 }
@@ -314,6 +327,26 @@ INLINE void scale(Map map, float *values, const float *gates, Range rows) {
                     store(line + x * BLOCK, load(line + x * BLOCK) * gate);
             }
         }
+    }
+}
+
+/* The packed weights of a pointwise convolution, times the gate of each input: some blocks of inputs. So its map need
+ * not be. `width` channels lie in panels, and where there is `half` a block, behind them. */
+INLINE void scale_weights(int inputs, int width, int panel, int half, const float *gates, const float *weights, float *out,
+                          Range some) {
+    const int end = smaller_of(inputs, some.last * BLOCK);
+    for (int c = 0; c < width; c += panel) {
+        const int wide = smaller_of(panel, width - c);
+        for (int k = some.first * BLOCK; k < end; k++) {
+            const size_t at = (size_t)c * inputs + (size_t)k * wide;
+            const vec gate = all(gates[k]);
+            for (int i = 0; i < wide; i += VECTOR) store(out + at + i, load(weights + at + i) * gate);
+        }
+    }
+    for (int k = some.first * BLOCK; half && k < end; k += 2) {
+        const size_t at = (size_t)width * inputs + (size_t)k / 2 * BLOCK;
+        UNROLL for (int v = 0; v < BLOCK / VECTOR; v++)
+            store(out + at + v * VECTOR, load(weights + at + v * VECTOR) * load_two(gates + k, v));
     }
 }
 

@@ -333,9 +333,9 @@ INLINE void depthwise(Depthwise s, const bf16 *in, const float *weights, const f
     }
 }
 
-/* The mean of every channel, some blocks; `out` is a map of one pixel. */
-INLINE void pool(Map map, const bf16 *in, bf16 *out, Range some) {
-    const float share_of_one = 1.0f / (float)(map.rows * map.columns);
+/* The mean of every channel over its `pixels`, some blocks; `out` is a map of one pixel. */
+INLINE void pool(Map map, int pixels, const bf16 *in, bf16 *out, Range some) {
+    const float share_of_one = 1.0f / (float)pixels;
     for (int b = some.first; b < some.last; b++) {
         Pairs total = {all(0), all(0)};
         for (int y = 0; y < map.rows; y++) {
