@@ -123,10 +123,11 @@ def compared(lines: list[Line], cell: Callable[[Line, Line], str]) -> Iterator[s
                 "–" if against is None else verdict(against) + missed(line, against),
                 "–" if share is None else f"{share:.0%}",
                 "yes" if quiet(line) else "**no**",
+                line.get("compiler_source", "older")[:6],
             ]
         )
     heading = ["network", *names, "peer", "ours ÷ it (95 %)", "target", "so we are", "of FMA peak", "quiet"]
-    yield from markdown(heading, rows)
+    yield from markdown([*heading, "compiler"], rows)
 
 
 def target_of(line: Line) -> str:
@@ -345,9 +346,11 @@ edit.
 own, and the processes run in turn, never two at once, after a warm-up. A time is the median over the rounds
 of each round's median; a ratio is taken within a round, and its interval holds for 95 % whatever the
 distribution. Where it includes 1, nobody is faster. All engines of a table compute in the precision that its
-title names, and take `uint8` pictures, normalisation included. *Quiet* says whether a check found the machine
-idle between the turns, and the rounds of a typical engine within 5 %; a row that says no is not to be
-quoted. The FMA peak is measured
+title names, and take `uint8` pictures, normalisation included. An engine is timed in windows of 50 ms with a
+small fixed work in between; windows next to which that was slow are left out for every engine alike, since a
+virtual machine's neighbours slow its core for tens of milliseconds at a time. *Quiet* says whether a check
+found the machine idle between the turns, and the rounds of a typical engine within 5 %; a row that says no is
+not to be quoted. *Compiler* is the beginning of the hash of our compiler's sources. The FMA peak is measured
 as well, by a small C program, and is that of fp32.
 
 The targets are this project's own: with one thread, a share of the fastest peer's time, another for each

@@ -18,7 +18,7 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip ins
 from calibrated import TINY, calibrated
 from mobilenets import zoo
 from mobilenets.benchmark import comparison as comparisons
-from mobilenets.benchmark import conditions, engines, layers, results, roofline
+from mobilenets.benchmark import conditions, engines, layers, results, roofline, rounds
 from mobilenets.benchmark.comparison import Comparison, Row, compare
 from mobilenets.benchmark.conditions import Glimpse, Ticks, noise
 from mobilenets.benchmark.peaks import Peaks, measure_peaks
@@ -136,6 +136,23 @@ def test_what_a_neighbour_slowed_is_left_out():
     assert found.cold_starts_ms == (200, 300)
 
 
+def test_a_turn_without_a_calm_window_is_taken_again(monkeypatch, tmp_path):
+    """In its place, and not for ever."""
+    restless = turn([(9.0,), (9.0,)], [SLOWED, FULL, SLOWED])
+    still = [turn([(1.0 + 0.1 * i,)], [FULL, FULL]) for i in range(4)]
+    answers = iter([(each, 0.1) for each in [*still[:2], restless, *still[2:3], restless, still[3]]])
+    monkeypatch.setattr(rounds, "_turn", lambda _asked: next(answers))
+    one = Candidate("compiled", tmp_path, 1)
+    found = rounds.in_turn([one], threads=1, batch=1, rounds=4, seconds=0.1)
+    assert found.timed["compiled"].times_ms == ((1.0,), (1.1,), (1.3,), (1.2,))
+    assert next(answers, None) is None
+    monkeypatch.setattr(rounds, "_turn", lambda _asked: next(answers))
+    monkeypatch.setattr(rounds, "_AGAIN_SECONDS", 0.0)
+    answers = iter([(each, 0.1) for each in [*still[:2], restless]])
+    found = rounds.in_turn([one], threads=1, batch=1, rounds=3, seconds=0.1)
+    assert found.timed["compiled"].times_ms[-1] == (9.0, 9.0)
+
+
 class Readings:
     """A yardstick that answers what it was told to."""
 
@@ -181,8 +198,8 @@ def test_a_quiet_machine_and_another():
     assert robbed.stolen == 0.3
     pushed_aside = noise([Glimpse((1.0, 1.0), 0.1)])
     assert not crowded.quiet and not robbed.quiet and not pushed_aside.quiet
-    rounds = [(1.0, 1.01, 1.04, 1.0, 1.0, 2.0), (5.0, 5.1, 5.0, 5.1, 5.0, 5.0)]
-    assert noise([before], rounds).quiet, "one round may be lost"
+    medians = [(1.0, 1.01, 1.04, 1.0, 1.0, 2.0), (5.0, 5.1, 5.0, 5.1, 5.0, 5.0)]
+    assert noise([before], medians).quiet, "one round may be lost"
     restless = noise([before], [(1.0, 1.3, 1.0, 1.3, 1.0, 1.3)] * 2)
     assert restless.unsteady == pytest.approx(0.3) and not restless.quiet
     assert "do not quote" in str(crowded)

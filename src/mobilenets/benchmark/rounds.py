@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +25,9 @@ from mobilenets.progress import SILENT, Progress
 from mobilenets.text import printable
 
 _PATIENCE_SECONDS = 600
+"""For one turn."""
+_AGAIN_SECONDS = 120.0
+"""For taking turns again in which nothing was calm, all of them together."""
 
 
 @dataclass(frozen=True)
@@ -81,46 +84,78 @@ def in_turn(
 ) -> Rounds:
     """Let every candidate run in every round, each round beginning with the next one.
 
-    A candidate that fails is left out from then on, with its reason.
+    A turn in which nothing was calm is taken again while `_AGAIN_SECONDS` last. A candidate that fails is
+    left out from then on, with its reason.
     """
-    turns: dict[str, list[tuple[Turn, float]]] = {each.engine: [] for each in candidates}
+    turns: dict[str, list[_Taken]] = {each.engine: [] for each in candidates}
     failed: dict[str, str] = {}
     glimpses = []
+
+    def take(candidate: Candidate) -> list[_Taken]:
+        """One turn, or none where it fails or has failed."""
+        if candidate.engine in failed:
+            return []
+        glimpses.append(glimpse())
+        try:
+            return [_turn(_request(candidate, threads, batch, seconds, precision))]
+        except EnvironmentFault as error:
+            failed[candidate.engine] = str(error)
+            return []
+
     order = [
         candidates[(start + i) % len(candidates)] for start in range(rounds) for i in range(len(candidates))
     ]
     for candidate in progress.track(order, len(order), "timing"):
-        if candidate.engine in failed:
-            continue
-        glimpses.append(glimpse())
-        asked = _request(candidate, threads, batch, seconds, precision)
-        try:
-            turns[candidate.engine].append(_turn(asked))
-        except EnvironmentFault as error:
-            failed[candidate.engine] = str(error)
+        turns[candidate.engine] += take(candidate)
+    end = time.monotonic() + _AGAIN_SECONDS
+    while (again := _restless(candidates, turns, failed)) and time.monotonic() < end:
+        for candidate, index in progress.track(again, len(again), "timing again"):
+            turns[candidate.engine][index : index + 1] = take(candidate)
     glimpses.append(glimpse())
     timed = {engine: kept(taken) for engine, taken in turns.items() if engine not in failed}
     left_out = tuple(LeftOut(engine, why) for engine, why in failed.items())
     return Rounds(timed, left_out, tuple(glimpses))
 
 
-def kept(taken: Sequence[tuple[Turn, float]]) -> Timed:
-    """What is left of an engine's turns. The usual reading is its own: threads that wait for the next run
-    may slow the yardstick.
+_Taken = tuple[Turn, float]
+"""A turn, and the seconds until its first logits."""
+
+
+def _restless(
+    candidates: Sequence[Candidate], turns: Mapping[str, Sequence[_Taken]], failed: Container[str]
+) -> list[tuple[Candidate, int]]:
+    """The turns in which nothing was calm: whose, and which."""
+    return [
+        (candidate, index)
+        for candidate in candidates
+        if candidate.engine not in failed
+        for index, uses in enumerate(_calm_windows(turns[candidate.engine]))
+        if not any(uses)
+    ]
+
+
+def _calm_windows(taken: Sequence[_Taken]) -> list[list[bool]]:
+    """Of every turn of an engine, which windows were calm. The usual reading is the engine's own: threads
+    that wait for its next run may slow the yardstick.
     """
-    turns = tuple(turn for turn, _ in taken)
-    at_full_speed = usual([reading for turn in turns for reading in turn.readings])
-    still = [calm(turn.readings, at_full_speed) for turn in turns]
+    at_full_speed = usual([reading for turn, _ in taken for reading in turn.readings])
+    return [calm(turn.readings, at_full_speed) for turn, _ in taken]
+
+
+def kept(taken: Sequence[_Taken]) -> Timed:
+    """What is left of an engine's turns."""
+    still = _calm_windows(taken)
     times = tuple(
         tuple(
-            time
+            each
             for window, use in zip(turn.windows_ms, uses, strict=True)
             if use or not any(uses)
-            for time in window
+            for each in window
         )
-        for turn, uses in zip(turns, still, strict=True)
+        for (turn, _), uses in zip(taken, still, strict=True)
     )
     windows = [use for uses in still for use in uses]
+    turns = tuple(turn for turn, _ in taken)
     return Timed(turns, times, 1 - sum(windows) / len(windows), tuple(1e3 * cold for _, cold in taken))
 
 
@@ -134,7 +169,7 @@ def _request(candidate: Candidate, threads: int, batch: int, seconds: float, pre
     return Request(str(candidate.model.resolve()), candidate.engine, threads, batch, seconds, precision)
 
 
-def _turn(asked: Request) -> tuple[Turn, float]:
+def _turn(asked: Request) -> _Taken:
     """One turn, and the seconds until its first logits.
 
     numpy has one thread: an engine's are not its, and the yardstick is of one.
