@@ -442,17 +442,19 @@ def test_values_are_rounded_to_the_nearest_bf16():
     np.testing.assert_array_equal((to_bf16(values).astype(np.uint32) << 16).view(np.float32), rounded)
 
 
+@pytest.mark.parametrize("by_input", [False, True])
 @pytest.mark.parametrize("inputs", [1, 4, 23])
-def test_weights_of_a_linear_layer_keep_24_bits(inputs):
+def test_weights_of_a_linear_layer_keep_24_bits(inputs, by_input):
     rng = np.random.default_rng(inputs)
     weight = rng.normal(0, [[0.1], [1e-3], [30.0], [0.0], [1e-42]], (5, inputs))
     weight[0, 0] = -abs(weight[0]).max()  # its most negative number is also its largest
-    words, units = pack_linear(Convolution("", weight[:, :, None, None], np.zeros(5)))
+    words, units = pack_linear(Convolution("", weight[:, :, None, None], np.zeros(5)), by_input=by_input)
     words = words.reshape(-1, 3, 16)
     lowest = words & 255
     fourth = (lowest[:, 0] << 24 | lowest[:, 1] << 16 | lowest[:, 2] << 8).astype(np.int32)[:, None]
     read = np.concatenate([words, fourth], axis=1).astype(np.float32)  # as the kernel reads them
-    found = read.reshape(-1, 16)[:inputs].T * units[:, None]
+    # of inputs in fours, or of each input four blocks of outputs, of which one has any
+    found = (read[:, 0] if by_input else read.reshape(-1, 16)[:inputs]).T * units[:, None]
     assert not found[5:].any()
     largest = abs(weight).max(axis=1, keepdims=True)
     assert (abs(found[:5] - weight) <= np.maximum(largest * 2.0**-23.5, 2.0**-119)).all()
@@ -469,7 +471,8 @@ def test_linear_layers_of_any_width(tmp_path, path):
         TINY, blocks=(*TINY.blocks, Block((mix, SqueezeExcite(7)), stage=9)), classes=37
     )
     checkpoint = calibrated(spec)
-    assert sum(isinstance(step, Linear) for step in plan_of(checkpoint).steps) >= 3
+    layers = [step for step in plan_of(checkpoint).steps if isinstance(step, Linear)]
+    assert {step.places is None for step in layers} == {True, False}
     pixels = pictures(spec, 4)
     found = close(checkpoint, pixels, Library(built(checkpoint, tmp_path, path)).run(pixels))
     assert found.holds, found

@@ -386,7 +386,7 @@ class _Emitter:
 
     def _linear(self, step: Linear, some: str) -> list[str]:
         (source,), convolution = step.reads, step.convolution
-        words, units = pack_linear(convolution)
+        words, units = pack_linear(convolution, by_input=step.places is not None)
         operands = [
             ("const float *in", self._at(source)),
             ("const int32_t *weights", f"(const int32_t *)(run->weights + {self.weights.add_words(words)})"),
@@ -394,9 +394,13 @@ class _Emitter:
             ("const float *bias", self._packed(pack_bias(convolution, source.block))),
             ("float *out", self._at(step.writes)),
         ]
-        shape = f"{{{source.channels}, {convolution.activation.upper()}}}"
-        body = [f"    linear((Linear){shape}, in, weights, units, bias, out, some);"]
-        return self._call("linear", operands, body, {"some": some})
+        shape = f"(Linear){{{source.channels}, {step.writes.blocks}, {convolution.activation.upper()}}}"
+        if step.places is None:
+            body = [f"    linear({shape}, in, weights, units, bias, out, some);"]
+            return self._call("linear", operands, body, {"some": some})
+        operands.append(("uint16_t *places", f"(uint16_t *)({self._at(step.places)})"))
+        body = [f"    linear_behind_relu({shape}, in, weights, units, bias, out, places, some);"]
+        return [_RING, *self._call("linear", operands, body, {"some": some})]
 
     def _depthwise(self, step: Depthwise, some: str, entering: Map | None = None) -> list[str]:
         """The call for `some` rows; in a pair, which reads from `entering`, for those of a panel's blocks."""

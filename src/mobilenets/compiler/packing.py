@@ -110,23 +110,31 @@ def pack_depthwise(convolution: Convolution, block: int) -> NDArray[np.float64]:
     return filled.reshape(-1, block, kernel, kernel).transpose(0, 2, 3, 1)
 
 
-def pack_linear(convolution: Convolution) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+def pack_linear(
+    convolution: Convolution, *, by_input: bool = False
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     """Weights of 24 bits, four in three words, and the unit of each channel.
 
-    [block][four inputs][3][channel of the block]. The largest weight of a channel is nearly 2³¹ units of a
-    word's lowest bit. The fourth weight's bytes are the lowest of the three words; what they add to the other
-    three is taken off before those are rounded. So every weight is within 2⁻²⁴ of the channel's largest, and
-    fp32 does not round that one better.
+    [block][four inputs][3][channel of the block], or `by_input` [four blocks][input][3][channel of a block],
+    where the four are of four blocks. The largest weight of a channel is nearly 2³¹ units of a word's lowest
+    bit. The fourth weight's bytes are the lowest of the three words; what they add to the others is taken
+    off before those are rounded. So every weight is within 2⁻²⁴ of the channel's largest, and fp32 does not
+    round that one better.
     """
-    weight = _fill(_fill(convolution.weight[:, :, 0, 0], FP32.block).T, 4).T
+    block = FP32.block
+    weight = _fill(convolution.weight[:, :, 0, 0], block)
     largest = np.abs(weight).max(axis=1, keepdims=True)
     units = np.maximum(largest / (2**31 - 512), 2.0**-126).astype(np.float32).astype(np.float64)
-    values = (weight / units).reshape(len(weight), -1, 4)
-    fourth = np.round(values[..., 3] / 256).astype(np.int64)
+    values = weight / units
+    if by_input:
+        fours = _fill(values, 4 * block).reshape(-1, 4, block, values.shape[1]).transpose(0, 3, 2, 1)
+    else:
+        filled = _fill(values.T, 4).T
+        fours = filled.reshape(-1, block, filled.shape[1] // 4, 4).transpose(0, 2, 1, 3)
+    fourth = np.round(fours[..., 3] / 256).astype(np.int64)
     lowest = np.stack([fourth >> 16 & 255, fourth >> 8 & 255, fourth & 255], axis=-1)
-    words = 256 * np.round((values[..., :3] - lowest) / 256).astype(np.int64) + lowest
-    blocks = words.reshape(-1, FP32.block, *words.shape[1:]).transpose(0, 2, 3, 1)
-    return blocks.astype(np.int32).reshape(-1), units[:, 0]
+    words = 256 * np.round((fours[..., :3] - lowest) / 256).astype(np.int64) + lowest
+    return words.swapaxes(2, 3).astype(np.int32).reshape(-1), units[:, 0]
 
 
 def evens_first(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -146,7 +154,8 @@ def packed_floats(step: Step) -> int:
             return 2 * _whole(step.writes.channels * step.writes.columns, ALIGNMENT)
         case Linear():
             outputs, inputs = step.writes.blocks * step.writes.block, step.reads[0].channels
-            return outputs * (3 * -(-inputs // 4) + 2)
+            words = outputs * -(-inputs // 4) if step.places is None else ALIGNMENT * step.units * inputs
+            return 3 * words + 2 * outputs
         case Depthwise():
             return (step.kernel**2 + 1) * step.writes.blocks * step.writes.block
         case ScaleWeights() if step.convolve.convolution is not None:

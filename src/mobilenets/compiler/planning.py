@@ -32,6 +32,7 @@ from mobilenets.compiler.steps import (
     Scale,
     Softmax,
     Step,
+    behind_relu,
     ends_in_half,
     kernels,
     linear,
@@ -98,7 +99,9 @@ def plan(spec: Spec, network: Network, precision: Precision = FP32) -> Plan:
         current = builder.convolve(convolution, current)
     current.precision = FP32  # the logits, which nothing reads but the caller
     _share_borders(builder.steps)
-    steps = tuple(gate_weights(in_strips(in_pairs([linear(step) for step in builder.steps]))))
+    single = [linear(step) for step in builder.steps]
+    single = [behind_relu(step, before) for before, step in zip([None, *single], single, strict=False)]
+    steps = tuple(gate_weights(in_strips(in_pairs(single))))
     places, size = _allocate(steps, current)
     rings, ring_size = lay_rings(steps)
     return Plan(spec, precision, steps, places, current, size, rings, ring_size)

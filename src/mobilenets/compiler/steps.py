@@ -5,7 +5,7 @@ a strip, some rows at a time.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from mobilenets.compiler.folding import Activation, Convolution
@@ -14,6 +14,8 @@ LINE = 64
 """Bytes of a cache line, and of the longest vector: a map's blocks of channels are so long."""
 ALIGNMENT = 16
 """Floats: a cache line."""
+FEW = 16
+"""Inputs ahead whose weights a linear layer fetches; `c/kernels.h` says it again."""
 
 
 class Precision(NamedTuple):
@@ -248,6 +250,13 @@ class Linear(_Step):
     """A pointwise convolution of one pixel: every weight is used once, and packed in 24 bits."""
 
     convolution: Convolution
+    places: Map | None = None
+    """Behind a ReLU, a thread's memory for the numbers of the inputs that are not zero, of two bytes each."""
+
+    @property
+    def activation(self) -> Activation:
+        """What its sums go through."""
+        return self.convolution.activation
 
     @property
     def macs(self) -> int:
@@ -261,8 +270,21 @@ class Linear(_Step):
 
     @property
     def units(self) -> int:
-        """Blocks of channels."""
-        return self.writes.blocks
+        """Blocks of channels, by fours where zeros are skipped."""
+        return self.writes.blocks if self.places is None else -(-self.writes.blocks // 4)
+
+
+def behind_relu(step: "Step", before: "Step | None") -> "Step":
+    """`step`, which follows `before`, or where it is a linear layer behind a ReLU, one that skips zeros."""
+    if (
+        not isinstance(step, Linear)
+        or not isinstance(before, Convolve | Linear)
+        or before.writes is not step.reads[0]
+        or before.activation not in ("relu", "relu6")
+    ):
+        return step
+    inputs = step.reads[0].channels
+    return replace(step, places=Map(f"{step.convolution.path}.places", -(-(inputs + FEW) // 2), 1, 1))
 
 
 @dataclass(frozen=True)
@@ -450,6 +472,8 @@ def rings(step: Step) -> Iterable[Map]:
             yield from (stage.writes for stage in step.stages[:-1])
         case Pair():
             yield step.between
+        case Linear() if step.places is not None:
+            yield step.places
 
 
 def read_by(step: Step) -> Iterable[Map]:

@@ -191,7 +191,7 @@ INLINE void convolve(Convolution s, int panels_first, const float *in, const flo
  * which each output has its own. Weights [block][four inputs][3][output of the block]: the upper 24 bits of three
  * words are the weights of three inputs; their lowest bytes, which count for nothing there, are that of the fourth. */
 typedef struct {
-    int inputs;
+    int inputs, blocks;     /* blocks of outputs */
     Activation activation;
 } Linear;
 
@@ -223,6 +223,46 @@ INLINE void linear(Linear s, const float *in, const int32_t *weights, const floa
             const int to = at + v * VECTOR;
             const vec sum = (sums[v][0] + sums[v][1]) + (sums[v][2] + sums[v][3]);
             store(out + to, activate(s.activation, sum * load(units + to) + load(bias + to)));
+        }
+    }
+}
+
+/* A linear layer behind a ReLU: the weights of inputs that are zero are not read. Weights [four blocks of outputs][input]
+ * [3][output of the block]: here four blocks share three words. `places` has room for the numbers of all inputs and FEW. */
+#define FEW 16         /* inputs ahead whose weights are fetched */
+INLINE void linear_behind_relu(Linear s, const float *in, const int32_t *weights, const float *units, const float *bias,
+                               float *out, uint16_t *places, Range some) {
+    enum { WORDS = 3 * BLOCK, LANES = VECTOR == 1 ? 4 : BLOCK, VECTORS = LANES / VECTOR };
+    int count = 0;
+    for (int i = 0; i < s.inputs; i++) {
+        places[count] = (uint16_t)i;
+        count += in[i] != 0;
+    }
+    for (int i = 0; i < FEW; i++) places[count + i] = (uint16_t)(s.inputs + places[i]);   /* of the next four blocks */
+    for (int four = some.first; four < some.last; four++) {
+        const int32_t *theirs = weights + (size_t)four * s.inputs * WORDS;
+        for (int lane = 0; lane < BLOCK; lane += LANES) {
+            vec sums[VECTORS][4];
+            UNROLL for (int v = 0; v < VECTORS; v++) UNROLL for (int k = 0; k < 4; k++) sums[v][k] = all(0);
+            for (int i = 0; i < count; i++) {
+                const vec x = all(in[places[i]]);
+                const int32_t *soon = theirs + (size_t)places[i + FEW] * WORDS;
+                if (VECTOR > 1)
+                    UNROLL for (int k = 0; k < 3; k++) __builtin_prefetch(soon + k * BLOCK);
+                UNROLL for (int v = 0; v < VECTORS; v++) {
+                    vec w[4];
+                    load_four(theirs + (size_t)places[i] * WORDS + lane + v * VECTOR, w);
+                    UNROLL for (int k = 0; k < 4; k++) sums[v][k] += x * w[k];
+                }
+            }
+            UNROLL for (int k = 0; k < 4; k++) {
+                if (4 * four + k >= s.blocks)
+                    break;
+                UNROLL for (int v = 0; v < VECTORS; v++) {
+                    const int to = (4 * four + k) * BLOCK + lane + v * VECTOR;
+                    store(out + to, activate(s.activation, sums[v][k] * load(units + to) + load(bias + to)));
+                }
+            }
         }
     }
 }
