@@ -294,6 +294,7 @@ def test_importing_values_and_engine_brings_no_torch():
     assert python(f"{program}\n{LOADED}") == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -178,8 +178,9 @@ def test_a_turn_ends_on_a_machine_that_is_never_calm():
 
 
 def test_the_yardstick_takes_some_milliseconds():
-    found = Yardstick().reading()
-    assert 0 < found.multiplied < 1000 and 0 < found.read < 1000
+    for threads in (1, 2):
+        found = Yardstick(threads).reading()
+        assert 0 < found.multiplied < 1000 and 0 < found.read < 1000
 
 
 # --- the machine -----------------------------------------------------------------------------------
@@ -223,6 +224,7 @@ def test_the_machine_is_described():
 # --- engines in turn -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_engine_has_its_row(found):
     assert [row.engine for row in found.rows] == ["compiled", "onnxruntime"]
     for row in found.rows:
@@ -245,6 +247,7 @@ def test_every_engine_has_its_row(found):
     assert "onnxruntime" in found.versions and "numpy" in found.versions
 
 
+@pytest.mark.slow
 def test_a_line_of_data_says_everything(found, tmp_path):
     file = tmp_path / "results.jsonl"
     results.append_line(found.to_json(), file)
@@ -315,6 +318,7 @@ def test_one_of_many_is_too_close():
     assert verdict.startswith("No winner") and "openvino" not in verdict
 
 
+@pytest.mark.slow
 def test_an_engine_that_fails_is_left_out_with_its_reason(checkpoint, tmp_path):
     candidates, _ = prepare(checkpoint, ["compiled"], tmp_path)
     broken = tmp_path / "broken.safetensors"
@@ -383,6 +387,7 @@ def test_steps_have_the_macs_of_the_network(name):
     assert all(step.bytes_moved > 0 for step in steps)
 
 
+@pytest.mark.slow
 def test_layers_are_timed_and_drawn(checkpoint, tmp_path):
     found = layers.time_layers(checkpoint, seconds=0.01)
     assert [step.title for step in found.steps] == [step.title for step in plan_of(checkpoint).steps]
@@ -398,6 +403,7 @@ def test_layers_are_timed_and_drawn(checkpoint, tmp_path):
 # --- the verb --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_verb(file, tmp_path, capsys):
     lines = tmp_path / "results.jsonl"
     words = ["bench", str(file), "--engines", "compiled,onnxruntime", "--rounds", "6", "--seconds", "0.01"]
@@ -418,6 +424,7 @@ def test_the_verb_by_name_and_batch(capsys):
     assert "pictures/s" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_verb_step_by_step(checkpoint, file, tmp_path, capsys):
     lines = tmp_path / "results.jsonl"
     words = ["--roofline", str(tmp_path / "roof.svg"), "--json", str(lines)]
@@ -474,6 +481,7 @@ def test_ours_is_left_out_where_there_is_no_bf16(checkpoint, tmp_path, monkeypat
     assert "bf16 wants AVX512-BF16" in left.why
 
 
+@pytest.mark.slow
 def test_bf16_is_compared_with_fp32(checkpoint, tmp_path):
     """With what the reference gives in fp32, not with the first engine, and as far as bf16 allows."""
     (ours,), _ = prepare(checkpoint, ["compiled"], tmp_path)
@@ -636,6 +644,7 @@ def test_a_measurement_waits_for_a_quiet_machine(monkeypatch, capsys):
     assert capsys.readouterr().out.count("waiting") == 1
 
 
+@pytest.mark.slow
 @in_the_repository
 def test_a_stopped_command_stops_the_program():
     networks = program("networks")

@@ -94,6 +94,7 @@ def test_unstated_is_not_permissive():
 OUT_OF_SCOPE = re.compile(r"_aa_|_blur_|\d\d\dd\.|_rw\.|100h\.|mobilenetv5")
 
 
+@pytest.mark.slow
 def test_every_checkpoint_of_timm_is_there_as_timm_describes_it(timm):
     from timm.models import get_pretrained_cfg
 

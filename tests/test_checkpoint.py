@@ -72,6 +72,7 @@ def test_a_run_folder_stands_for_its_model(tmp_path):
     assert_same(load(tmp_path), tiny())
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(specs().filter(lambda spec: spec.channels in MODE_OF_CHANNELS), st.data())
 def test_any_network_and_any_labels_come_back(tmp_path, spec, data):

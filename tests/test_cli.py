@@ -74,6 +74,7 @@ def test_summary_prints_the_layer_table(capsys):
     assert "depthwise 3×3 /2" in out
 
 
+@pytest.mark.slow
 def test_summary_knows_the_memory_of_the_compiled_network(run, capsys):
     """The same from a name's shapes as from a model's weights; one number a line, and without it none."""
     words = ["summary", "mobilenet_v3_small_035", "--resolution", "32", "--classes", "3", "--json"]
@@ -103,6 +104,7 @@ def test_compare_states_the_papers_ratios(capsys):
     assert "6.92" in out
 
 
+@pytest.mark.slow
 def test_a_trained_model_is_summarised_compared_and_evaluated(run, shapes_folder, capsys):
     assert run_command(["summary", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["classes"] == 3
@@ -276,6 +278,7 @@ def test_results_are_on_stdout_and_prose_on_stderr_in_a_pipe(run, shapes_folder)
     assert "\x1b" not in done.stderr
 
 
+@pytest.mark.slow
 def test_help_of_every_verb_is_plain_words():
     from mobilenets.cli import _VERBS
 

@@ -152,6 +152,7 @@ def test_networks_of_the_zoo_compute_the_same(name):
     assert found.holds, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("far", [0, 8 * 1024, 1 << 30])
 def test_every_kind_of_op_computes_the_same(checkpoint, monkeypatch, far):
     monkeypatch.setattr(strips, "FAR", far)
@@ -180,6 +181,7 @@ def test_any_legal_network_computes_the_same(spec, far, precision):
     np.testing.assert_allclose(library.run(pixels), expected, rtol=near, atol=atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [(), (SqueezeExcite(4),)], ids=["convolution", "gate"])
 def test_a_shortcut_may_start_at_the_picture(last):
     """The picture lies in memory without the gaps that a map of few channels has."""
@@ -209,6 +211,7 @@ def library_of(checkpoint, tmp_path_factory):
 ONE_EACH = [targets.AVX512, targets.AVX2, targets.SSE2, targets.SCALAR]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ONE_EACH, ids=lambda path: path.name)
 def test_every_path_computes_the_same(checkpoint, library_of, path):
     need(path)
@@ -333,6 +336,7 @@ def test_a_portable_library_has_all_paths_and_takes_the_best(checkpoint, tmp_pat
     assert library.path == next(name for name, flag in HERE.items() if flag in processor_flags())
 
 
+@pytest.mark.slow
 def test_a_library_for_another_processor_says_so(checkpoint, tmp_path):
     foreign = targets.CodePath("never", ("-O0", "-DVECTOR=1"), "0")
     with pytest.raises(EnvironmentFault, match="instructions that this processor does not have"):
@@ -357,6 +361,7 @@ BF16 = [
 """The last is chosen on Intel's processors alone, and computes the same on others."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", BF16, ids=lambda path: path.name)
 @pytest.mark.parametrize("far", [0, 1 << 30])
 def test_every_kind_of_op_in_bf16(checkpoint, tmp_path, monkeypatch, path, far):
@@ -386,6 +391,7 @@ WIDE = dataclasses.replace(
 """Several blocks of channels in and out, groups of whole blocks, rows that tiles do not divide."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", BF16, ids=lambda path: path.name)
 def test_wide_maps_in_bf16(tmp_path, path):
     need(path)
@@ -460,6 +466,7 @@ def test_weights_of_a_linear_layer_keep_24_bits(inputs, by_input):
     assert (abs(found[:5] - weight) <= np.maximum(largest * 2.0**-23.5, 2.0**-119)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", [targets.AVX512, targets.AVX2, targets.SSE2, targets.SCALAR], ids=lambda p: p.name
 )
@@ -620,6 +627,7 @@ def test_sanitizers_find_nothing(tmp_path, path):
     assert done.stdout == f"{odd}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [targets.SCALAR, targets.AMX_BF16], ids=lambda path: path.name)
 def test_it_compiles_without_a_warning(checkpoint, tmp_path, path):
     need(path)
@@ -703,6 +711,7 @@ def bundle(checkpoint, tmp_path_factory):
     return export(checkpoint, "c", out=tmp_path_factory.mktemp("compiled") / "bundle")
 
 
+@pytest.mark.slow
 def test_a_bundle_runs_its_own_library(bundle, checkpoint):
     assert bundle.certificate["comparison"]["relative"] <= 1e-4
     assert bundle.certificate["versions"]["cc"]

@@ -351,6 +351,7 @@ def test_attempts_that_bring_something_new_do_not_count(server: Server, tmp_path
     assert len(server.requests) > QUICK.attempts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", [True, False])
 def test_a_stalled_server_is_left_and_asked_again(server: Server, tmp_path: Path, begun: bool):
     def stall(handler: BaseHTTPRequestHandler) -> None:

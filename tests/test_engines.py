@@ -66,6 +66,7 @@ def no_torch(monkeypatch):
 # --- the order -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_compiled_once_and_found_again_without_a_compiler(checkpoint, file, monkeypatch):
     first, second = Heard(), Heard()
     logits = open_session(checkpoint, progress=first).run(pictures())
@@ -199,6 +200,7 @@ def command(*words, first):
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["a checkpoint", "a run folder", "an ONNX bundle", "a C bundle"])
 def test_predict_and_evaluate_run_without_torch(models, shapes_folder, tmp_path, kind):
     (tmp_path / "torch").mkdir()

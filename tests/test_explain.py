@@ -112,6 +112,7 @@ def parsed(text):
 # --- the page -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_section_is_there_and_linked(parsed):
     sections = [attributes["id"] for attributes in parsed.all("section")]
     assert sections == SECTIONS
@@ -562,6 +563,7 @@ def test_an_existing_page_stays(tmp_path):
         explain(tmp_path)
 
 
+@pytest.mark.slow
 def test_progress_is_told(text):
     assert text and [(len(SECTIONS), "computing")] == TOLD
 

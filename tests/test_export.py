@@ -103,6 +103,7 @@ def run(folder: Path, program: str, *arguments: str, cwd: Path | None = None):
 # --- what a bundle holds -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_bundle_lies_beside_its_checkpoint_and_is_whole(bundle, source):
     assert bundle.folder == source.with_name("flowers-onnx")
     assert sorted(path.name for path in source.parent.iterdir()) == ["flowers-onnx", "flowers.safetensors"]
@@ -161,6 +162,7 @@ def test_a_table_names_twenty_labels_at_most():
     assert "class 20" not in text
 
 
+@pytest.mark.slow
 def test_the_certificate_is_true(bundle, source):
     certificate = bundle.certificate
     assert certificate["verdict"] == "passed"
@@ -220,6 +222,7 @@ def model(bundle):
     return loaded
 
 
+@pytest.mark.slow
 def test_the_graph_takes_pixels_and_gives_logits(model):
     (pixels,), (logits,) = model.graph.input, model.graph.output
 
@@ -262,6 +265,7 @@ def test_the_file_holds_no_path_of_this_machine(bundle):
         assert trace.encode() not in data
 
 
+@pytest.mark.slow
 def test_converting_is_silent_changes_nothing_and_gives_the_same_file(bundle, checkpoint, tmp_path, capfd):
     before = (logging.root.manager.disable, list(warnings.filters))
     write_onnx(checkpoint, tmp_path / "model.onnx", 18)
@@ -382,6 +386,7 @@ def spoil_logits(folder):
     (folder / "golden.json").write_text(json.dumps(value))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
@@ -420,6 +425,7 @@ def another(checkpoint):
     return dataclasses.replace(checkpoint, tensors=tensors)
 
 
+@pytest.mark.slow
 def test_a_failed_comparison_leaves_nothing(checkpoint, tmp_path, monkeypatch):
     def write(source, folder, asked):
         write_onnx(another(source), folder / "model.onnx", asked.opset)
@@ -468,6 +474,7 @@ def test_a_full_disk(checkpoint, tmp_path, monkeypatch):
 # --- where it goes -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_default_places(checkpoint, converted_before, tmp_path, monkeypatch):
     checkpoint.save(tmp_path / "run" / "model.safetensors")
     assert export(tmp_path / "run").folder == tmp_path / "run" / "tiny-onnx"

@@ -64,6 +64,7 @@ def assert_same(checkpoint, written):
     assert float((ours - theirs).abs().max()) <= LOGITS_RELATIVE * float(ours.std())
 
 
+@pytest.mark.slow
 @each_network
 def test_keras_gives_the_same_logits(keras, tmp_path, monkeypatch, prefix, alpha):
     monkeypatch.chdir(tmp_path)
@@ -73,6 +74,7 @@ def test_keras_gives_the_same_logits(keras, tmp_path, monkeypatch, prefix, alpha
     assert_same(checkpoint, written)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "mean", "std"),
     [
@@ -109,6 +111,7 @@ def test_symmetric_padding_is_the_same_where_every_map_is_odd(keras, tmp_path, m
     assert_same(checkpoint, write(checkpoint, "out.weights.h5"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("prefix", "alpha"), [*FAST, ("mobilenet_v3_large", 1.25)])
 def test_what_is_written_is_read_again_to_the_bit(tmp_path, prefix, alpha):
     checkpoint = checkpoint_of(small(prefix, alpha))

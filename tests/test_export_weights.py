@@ -66,6 +66,7 @@ def assert_same(checkpoint, model, exactly):
             assert float((ours - theirs).abs().max()) <= LOGITS_RELATIVE * float(theirs.std())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", TORCHVISION)
 def test_torchvision_loads_it_and_computes_the_same(torchvision, tmp_path, monkeypatch, case):
     checkpoint = made(TORCHVISION[case])

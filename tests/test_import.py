@@ -62,6 +62,7 @@ def shapes_of(spec):
 # --- what a file is --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ZOO)
 @pytest.mark.parametrize("width", ["published", 0.6, 1.23, 3.14159])
 def test_any_network_of_the_zoo_is_recognised(prefix, width):

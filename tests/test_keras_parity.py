@@ -61,6 +61,7 @@ def counts(theirs):
     return parity_rows.Counts(trainable, counter.get_total_flops() // 2)
 
 
+@pytest.mark.slow
 @each_network
 def test_logits_are_keras_own(keras, tmp_path, prefix, alpha):
     measured = row(keras, tmp_path, prefix, alpha)
@@ -71,6 +72,7 @@ SMALL = [("mobilenet_v1", 0.25), ("mobilenet_v2", 0.35), ("mobilenet_v3_small_mi
 each_family = pytest.mark.parametrize(("prefix", "alpha"), SMALL)
 
 
+@pytest.mark.slow
 @each_family
 def test_every_form_of_file_and_the_conventions(keras, tmp_path, prefix, alpha):
     """Keras' model of 4 channels at 64 px, its three kinds of file, what its layers say of themselves."""
@@ -118,6 +120,7 @@ def transfer_models(keras, base, preprocessed):
     yield keras.Model(base.input, layers.Dense(3, activation="softmax", name="mine")(features))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prefix", "alpha"),
     [("mobilenet_v1", 0.25), pytest.param("mobilenet_v3_small", 0.75, marks=pytest.mark.full)],

@@ -70,6 +70,7 @@ def test_tensors_are_those_of_the_spec_in_order(name):
     assert list(stored_tensors(network).items()) == list(tensor_shapes(spec).items())
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(specs())
 def test_any_legal_spec_builds_runs_and_agrees(spec):
@@ -373,6 +374,7 @@ def test_deep_copies_are_equal_and_independent(spec):
         assert network.classifier.weight.any()
 
 
+@pytest.mark.slow
 @a_spec_or_slowly_all
 def test_compiles_without_a_graph_break(spec):
     torch._dynamo.reset()
@@ -412,6 +414,7 @@ def test_compiles_with_inductor(spec):
         torch.testing.assert_close(result, network(pictures()), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @a_spec_or_slowly_all
 @pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_exports_with_a_dynamic_batch(spec, strict):

@@ -91,6 +91,7 @@ def test_keras_gives_the_same_logits(python_path, tmp_path):
     assert said.startswith("Proven: keras 3.") and "the same logits for 3 generated pictures" in said
 
 
+@pytest.mark.slow
 def test_litert_gives_the_same(python_path, tmp_path):
     pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed: pip install 'mobilenets[parity]'")
     # So many classes that probabilities differ less among each other than rounding allows logits to.
@@ -102,24 +103,28 @@ def test_litert_gives_the_same(python_path, tmp_path):
     assert said.startswith("Proven: ai-edge-litert ") and "for 3 generated pictures" in said
 
 
+@pytest.mark.slow
 def test_without_the_library_it_says_so(python_path, tmp_path):
     (python_path / "timm.py").write_text("raise ModuleNotFoundError('none', name='timm')")
     said = prove(import_file(timm_file(tmp_path)))
     assert said == "Not compared with timm: timm is not installed."
 
 
+@pytest.mark.slow
 def test_a_library_that_dies_is_no_error_of_ours(python_path, tmp_path):
     (python_path / "timm.py").write_text("import os; os._exit(3)")
     said = prove(import_file(timm_file(tmp_path)))
     assert said == "Not compared with timm: it ended in silence."
 
 
+@pytest.mark.slow
 def test_a_library_that_fails_is_quoted(python_path, tmp_path):
     (python_path / "timm.py").write_text("raise RuntimeError('operator nms does not exist')")
     said = prove(import_file(timm_file(tmp_path)))
     assert said == "Not compared with timm: RuntimeError: operator nms does not exist."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("forward", "said"),
     [
@@ -146,6 +151,7 @@ def test_a_difference_stops_the_import_and_nothing_is_written(python_path, tmp_p
     assert not out.exists() and not list(tmp_path.glob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_the_import_prints_the_proof(python_path, tmp_path, capsys):
     (python_path / "timm.py").write_text("raise ModuleNotFoundError('none', name='timm')")
     out = tmp_path / "ours.safetensors"

@@ -230,6 +230,7 @@ def plain(shapes_folder, tmp_path_factory):
     return record, run, write_report(record, run)
 
 
+@pytest.mark.slow
 def test_every_file_is_written_and_named(plain):
     _, run, files = plain
     assert {path.name for path in files} == FILES
@@ -313,6 +314,7 @@ def evil(tmp_path_factory):
     return record, run
 
 
+@pytest.mark.slow
 def test_names_stay_text_in_the_page(evil, plain):
     page = Page(evil[1] / "report.html")
     check_stands_alone(page)
@@ -390,6 +392,7 @@ def test_a_picture_that_has_gone_becomes_a_grey_tile(evil):
 # --- the ends of the scale ---
 
 
+@pytest.mark.slow
 def test_two_classes_one_epoch_no_validation_and_no_mistake(tmp_path):
     folder = made_up_folder(tmp_path / "two", ("no", "yes"), each=("train", "test", "test"))
     rows = history(1, validated=False)[1:]
@@ -429,6 +432,7 @@ def test_five_hundred_classes(tmp_path):
     assert "285 stronger classes" in page.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [2, 13, 31, 400])
 def test_a_confusion_matrix_of_any_size(k):
     truth = np.repeat(np.arange(k), 3)

@@ -110,6 +110,7 @@ def pictures(n=5, *, spec=TINY, seed=0):
 
 @pytest.mark.parametrize("engine", HERE)
 class TestEveryEngine:
+    @pytest.mark.slow
     def test_is_a_session_that_knows_its_model(self, sessions, checkpoint, engine):
         session = sessions[engine]
         assert isinstance(session, Session)

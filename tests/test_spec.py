@@ -54,6 +54,7 @@ def test_cost_counts_every_tensor_once(spec):
     assert counted.activation_bytes >= 4 * spec.channels * spec.resolution**2
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.data())
 def test_a_damaged_description_is_a_spec_or_a_spec_error(data):

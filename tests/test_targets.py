@@ -236,6 +236,7 @@ def test_other_systems_get_a_library_with_our_names(checkpoint, tmp_path, target
 # --- bundles ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_single_threaded_library_has_no_threads(checkpoint, pixels, golden, tmp_path):
     bundle = export(checkpoint, "c", out=tmp_path / "bundle", single_threaded=True)
     assert agreement(golden, Library(bundle.model_file, threads=2).run(pixels)).holds

@@ -106,6 +106,7 @@ def assert_equal_to_the_bit(network, theirs, sides, channels=3):
         assert torch.equal(ours, expected), f"at {side} px they differ by {(ours - expected).abs().max()}"
 
 
+@pytest.mark.slow
 @each_network
 def test_logits_equal_timms_to_the_bit(timm, name):
     """Also at an odd side, where `same` padding takes its other path."""

@@ -45,6 +45,7 @@ def row(torchvision, folder, variant, width):
     )
 
 
+@pytest.mark.slow
 @each_network
 def test_logits_equal_torchvisions_to_the_bit(torchvision, tmp_path, variant, width):
     measured = row(torchvision, tmp_path, variant, width)

@@ -87,6 +87,7 @@ def trained(folder, tmp_path_factory):
     return train(folder, model=SPEC, recipe=recipe, out=out, device="cpu")
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_writes_what_it_promises(trained, folder):
     assert trained.evaluation.accuracy.value >= 0.8
     written = {path.name for path in trained.path.iterdir()}
@@ -146,6 +147,7 @@ STEPS = 11
 slowly, in_full = pytest.mark.slow, pytest.mark.full
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "steps", "changes"),
     [
@@ -296,6 +298,7 @@ def test_a_full_disk_keeps_the_best_model_so_far(folder, tmp_path, monkeypatch):
     assert not list((tmp_path / "r").glob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_is_a_full_disk(folder, tmp_path):
     """The real limit of the system, in a process of its own: a signal would end this one."""
     program = (

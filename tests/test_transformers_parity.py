@@ -61,6 +61,7 @@ def row(transformers, folder, variant, width):
     )
 
 
+@pytest.mark.slow
 @each_network
 def test_logits_equal_theirs_to_the_bit(transformers, tmp_path, variant, width):
     measured = row(transformers, tmp_path, variant, width)

@@ -78,7 +78,7 @@ def take_turn(asked: Request) -> Turn:
 
     warm_up_runs = warm_up(run, min(asked.seconds, _WINDOW_SECONDS))
     memory = peak_bytes()
-    windows, readings = timed_between(run, asked.seconds, Yardstick())
+    windows, readings = timed_between(run, asked.seconds, Yardstick(asked.threads))
     rows = tuple(tuple(float(value) for value in row) for row in logits)
     return Turn(answered, warm_up_runs, tuple(windows), tuple(readings), memory, rows)
 

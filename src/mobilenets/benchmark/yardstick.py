@@ -7,6 +7,7 @@ work is timed between windows of runs. A window is calm if it was not slow on ei
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -14,8 +15,8 @@ import numpy as np
 
 from mobilenets.benchmark.samples import quantile
 
-_SIDE, _PRODUCTS = 96, 30
-"""About 0.4 ms of multiply-adds in the first cache."""
+_SIDE = 320
+"""About 0.4 ms of multiply-adds."""
 _FLOATS = 4 * 1024 * 1024
 """16 MiB: about 1 ms of reading from behind the core's own caches."""
 
@@ -31,23 +32,34 @@ LIMITS = Reading(1.1, 1.2)
 """How many times its usual time a work may take next to a calm window."""
 
 
-class Yardstick:
-    """The two works, in numpy, on the thread that calls."""
+class _Works:
+    """The two works of one thread, in numpy, which lets other threads run meanwhile."""
 
     def __init__(self) -> None:
         self._factor = np.ones((_SIDE, _SIDE), np.float32)
         self._product = np.empty_like(self._factor)
         self._far = np.ones(_FLOATS, np.float32)
-        self.reading()
 
-    def reading(self) -> Reading:
-        """How long they take now."""
+    def timed(self) -> Reading:
         start = time.perf_counter()
-        for _ in range(_PRODUCTS):
-            np.matmul(self._factor, self._factor, out=self._product)
+        np.matmul(self._factor, self._factor, out=self._product)
         between = time.perf_counter()
         self._far.max()
         return Reading(1e3 * (between - start), 1e3 * (time.perf_counter() - between))
+
+
+class Yardstick:
+    """The two works on as many threads as an engine has."""
+
+    def __init__(self, threads: int) -> None:
+        self._works = [_Works() for _ in range(threads)]
+        self._threads = ThreadPoolExecutor(threads)
+        self.reading()
+
+    def reading(self) -> Reading:
+        """How long they take now on the slowest thread."""
+        found = list(self._threads.map(_Works.timed, self._works))
+        return Reading(*map(max, zip(*found, strict=True)))
 
 
 def usual(readings: Sequence[Reading]) -> Reading:
