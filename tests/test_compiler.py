@@ -232,6 +232,13 @@ def inverted(expansion, kernel, out, stride=1, *between, residual=False):
     return Block(ops, stage=1, residual=residual)
 
 
+def check_that_threads_share_each_picture(library, pixels, logits):
+    """And that the bits are those of one thread."""
+    for threads in (2, 5):
+        for each, expected in zip(pixels, logits, strict=True):
+            np.testing.assert_array_equal(Library(library, threads=threads).run(each[None])[0], expected)
+
+
 UNEVEN = dataclasses.replace(
     TINY,
     blocks=(
@@ -270,7 +277,7 @@ GATED = dataclasses.replace(
     ),
     resolution=32,
 )
-"""Gates over maps with more values than the weights behind them, and one with fewer."""
+"""Gates over maps with more values than the weights behind them, and one with as many."""
 
 
 @pytest.mark.slow
@@ -285,9 +292,7 @@ def test_gates_may_multiply_weights(tmp_path, monkeypatch, path):
     library = built(checkpoint, tmp_path, path)
     logits = Library(library, threads=1).run(pixels)
     assert close(checkpoint, pixels, logits).holds
-    for threads in (2, 5):
-        for each, expected in zip(pixels, logits, strict=True):
-            np.testing.assert_array_equal(Library(library, threads=threads).run(each[None])[0], expected)
+    check_that_threads_share_each_picture(library, pixels, logits)
 
 
 def test_a_depthwise_convolution_adds_up_what_is_pooled():
@@ -313,9 +318,7 @@ def test_pairs_compute_the_same(monkeypatch, near, far):
     library = toolchain.cached_library(translate(checkpoint))
     logits = Library(library, threads=1).run(pixels)
     assert close(checkpoint, pixels, logits).holds
-    for threads in (2, 5):
-        for each, expected in zip(pixels, logits, strict=True):
-            np.testing.assert_array_equal(Library(library, threads=threads).run(each[None])[0], expected)
+    check_that_threads_share_each_picture(library, pixels, logits)
 
 
 def test_a_pair_holds_one_panel_of_the_map_between():

@@ -172,7 +172,7 @@ def _request(candidate: Candidate, threads: int, batch: int, seconds: float, pre
 def _turn(asked: Request) -> _Taken:
     """One turn, and the seconds until its first logits.
 
-    numpy has one thread: an engine's are not its, and the yardstick is of one.
+    numpy's products have one thread: the yardstick brings its own.
     """
     command = [sys.executable, "-m", "mobilenets.benchmark.worker", json.dumps(asdict(asked))]
     start = time.monotonic()

@@ -23,6 +23,7 @@ from mobilenets.compiler.planning import Plan
 from mobilenets.compiler.steps import (
     BF16,
     FP32,
+    INPUTS_AHEAD,
     Add,
     Convolve,
     Depthwise,
@@ -71,6 +72,7 @@ def emit(plan: Plan, manifest: Manifest) -> Program:
         steps="\n".join(titles),
         count=len(titles),
         kernel=max(step.kernel for step in plan.kernels if isinstance(step, Convolve | Depthwise)),
+        ahead=INPUTS_AHEAD,
         logits=plan.offset(plan.logits),
         headers="\n".join(f'#include "{name}"' for name in headers),
     )
@@ -94,6 +96,7 @@ _NETWORK = """\
 #include "paths.h"
 
 #define MAX_KERNEL {kernel}   /* the largest side of a filter */
+#define INPUTS_AHEAD {ahead}
 {headers}
 
 {kernels}

@@ -66,7 +66,7 @@ def _key(checkpoint: Checkpoint) -> str:
         "spec": specs.to_json(spec),
         "labels": manifest.labels,
         "preprocessing": manifest.preprocessing.to_json(),
-        "code": _own_code(),
+        "code": own_code(),
         "instructions": instructions(),
         "compiler": os.environ.get("CC", ""),
         "system": [platform.system(), platform.machine(), *platform.libc_ver()],
@@ -78,8 +78,8 @@ def _key(checkpoint: Checkpoint) -> str:
 
 
 @cache
-def _own_code() -> str:
-    """The version, and beside it the files that the source comes from: between two versions they change."""
+def own_code() -> str:
+    """A hash of the version and of the files that the source comes from: between two versions they change."""
     key = hashlib.sha256(__version__.encode())
     package = resources.files("mobilenets")
     folders = (package / "compiler", package / "compiler" / "c")

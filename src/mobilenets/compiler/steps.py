@@ -14,8 +14,8 @@ LINE = 64
 """Bytes of a cache line, and of the longest vector: a map's blocks of channels are so long."""
 ALIGNMENT = 16
 """Floats: a cache line."""
-FEW = 16
-"""Inputs ahead whose weights a linear layer fetches; `c/kernels.h` says it again."""
+INPUTS_AHEAD = 16
+"""Of a linear layer behind a ReLU: how far ahead their weights are fetched."""
 
 
 class Precision(NamedTuple):
@@ -284,7 +284,9 @@ def behind_relu(step: "Step", before: "Step | None") -> "Step":
     ):
         return step
     inputs = step.reads[0].channels
-    return replace(step, places=Map(f"{step.convolution.path}.places", -(-(inputs + FEW) // 2), 1, 1))
+    return replace(
+        step, places=Map(f"{step.convolution.path}.places", -(-(inputs + INPUTS_AHEAD) // 2), 1, 1)
+    )
 
 
 @dataclass(frozen=True)
@@ -347,6 +349,11 @@ class ScaleWeights(_Step):
     def units(self) -> int:
         """Blocks of inputs."""
         return self.reads[0].blocks
+
+    @property
+    def bytes_moved(self) -> int:
+        """The gates, the weights as they are packed and as they are scaled."""
+        return super().bytes_moved + self.convolve.weight_bytes
 
 
 @dataclass(frozen=True)

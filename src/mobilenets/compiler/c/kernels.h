@@ -228,8 +228,8 @@ INLINE void linear(Linear s, const float *in, const int32_t *weights, const floa
 }
 
 /* A linear layer behind a ReLU: the weights of inputs that are zero are not read. Weights [four blocks of outputs][input]
- * [3][output of the block]: here four blocks share three words. `places` has room for the numbers of all inputs and FEW. */
-#define FEW 16         /* inputs ahead whose weights are fetched */
+ * [3][output of the block]: here four blocks share three words. `places` has room for the numbers of all inputs and of
+ * INPUTS_AHEAD, whose weights are fetched meanwhile. */
 INLINE void linear_behind_relu(Linear s, const float *in, const int32_t *weights, const float *units, const float *bias,
                                float *out, uint16_t *places, Range some) {
     enum { WORDS = 3 * BLOCK, LANES = VECTOR == 1 ? 4 : BLOCK, VECTORS = LANES / VECTOR };
@@ -238,7 +238,7 @@ INLINE void linear_behind_relu(Linear s, const float *in, const int32_t *weights
         places[count] = (uint16_t)i;
         count += in[i] != 0;
     }
-    for (int i = 0; i < FEW; i++) places[count + i] = (uint16_t)(s.inputs + places[i]);   /* of the next four blocks */
+    for (int i = 0; i < INPUTS_AHEAD; i++) places[count + i] = (uint16_t)(s.inputs + places[i]);   /* of the next four blocks */
     for (int four = some.first; four < some.last; four++) {
         const int32_t *theirs = weights + (size_t)four * s.inputs * WORDS;
         for (int lane = 0; lane < BLOCK; lane += LANES) {
@@ -246,7 +246,7 @@ INLINE void linear_behind_relu(Linear s, const float *in, const int32_t *weights
             UNROLL for (int v = 0; v < VECTORS; v++) UNROLL for (int k = 0; k < 4; k++) sums[v][k] = all(0);
             for (int i = 0; i < count; i++) {
                 const vec x = all(in[places[i]]);
-                const int32_t *soon = theirs + (size_t)places[i + FEW] * WORDS;
+                const int32_t *soon = theirs + (size_t)places[i + INPUTS_AHEAD] * WORDS;
                 if (VECTOR > 1)
                     UNROLL for (int k = 0; k < 3; k++) __builtin_prefetch(soon + k * BLOCK);
                 UNROLL for (int v = 0; v < VECTORS; v++) {
