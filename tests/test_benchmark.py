@@ -27,7 +27,7 @@ from mobilenets.benchmark.samples import Interval, median_interval, quantile, ra
 from mobilenets.benchmark.worker import Turn, pictures, timed_between, warm_up
 from mobilenets.benchmark.yardstick import Reading, Yardstick, calm, usual
 from mobilenets.cli import benching, run_command
-from mobilenets.compiler import plan_of, toolchain
+from mobilenets.compiler import plan_of
 from mobilenets.cost import count
 from mobilenets.errors import EnvironmentFault, InputError
 from mobilenets.exporting import export, peers
@@ -472,13 +472,6 @@ def test_an_engine_without_bf16_is_left_out(checkpoint, tmp_path):
     candidates, left_out = prepare(checkpoint, names, tmp_path, precision="bf16")
     assert [each.engine for each in candidates] == ["torch-channels-last"]
     assert all("fp32 alone" in each.why for each in left_out)
-
-
-def test_ours_is_left_out_where_there_is_no_bf16(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(toolchain.Compiler, "macros", lambda self, flags: frozenset())
-    found, (left,) = prepare(checkpoint, ["compiled"], tmp_path, precision="bf16")
-    assert (found, left.engine) == ([], "compiled")
-    assert "bf16 wants AVX512-BF16" in left.why
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """The compiler against torch in float64: what it makes of a network computes what the network computes."""
 
 import dataclasses
-import platform
 import shutil
 import subprocess
 import sys
@@ -18,12 +17,21 @@ pytest.importorskip("torch", reason="torch is not installed: pip install 'mobile
 import torch
 
 from calibrated import TINY, calibrated
+from heard import Heard
 from mobilenets import zoo
 from mobilenets.compiler import pairs, plan_of, strips, targets, toolchain, translate
 from mobilenets.compiler.emission import comment, text
 from mobilenets.compiler.fetching import fetches
 from mobilenets.compiler.folding import Convolution
-from mobilenets.compiler.packing import pack_linear, packed_floats, to_bf16, weights_bytes
+from mobilenets.compiler.packing import (
+    bits_of,
+    pack_linear,
+    pack_linear_upper,
+    packed_floats,
+    to_bf16,
+    upper_halves,
+    weights_bytes,
+)
 from mobilenets.compiler.steps import (
     REGISTERS,
     Convolve,
@@ -55,7 +63,6 @@ HERE = {
     "avx2": "avx2",
     "sse2": "sse2",
     "avx512_bf16": "avx512_bf16",
-    "avx512_bf16_fp32": "avx512_bf16",
     "amx_bf16": "amx_bf16",
 }
 """Code paths for x86, and the flag by which /proc/cpuinfo says that this processor has them."""
@@ -114,7 +121,8 @@ def need(path):
 def built(checkpoint, folder, path, *flags, precision="fp32"):
     """A library of `checkpoint` with one code path, with the compiler's further `flags`."""
     compiler = toolchain.find_compiler()
-    toolchain.write_sources(translate(checkpoint, precision=precision), [path], folder)
+    program = translate(checkpoint, precision=precision, fp32_maps=path not in BF16)
+    toolchain.write_sources(program, [path], folder)
     return toolchain.compile_library(folder, [path], compiler, flags=flags)
 
 
@@ -167,15 +175,17 @@ def test_every_kind_of_op_computes_the_same(checkpoint, monkeypatch, far):
 @given(
     spec=specs().filter(lambda spec: spec.channels in MODE_OF_CHANNELS),
     far=st.sampled_from([0, 2048, 1 << 30]),
-    precision=st.sampled_from(["fp32", *(["bf16"] if HERE["avx512_bf16"] in processor_flags() else [])]),
+    precision=st.sampled_from(["fp32", "bf16"]),
+    fp32_maps=st.sampled_from([True, HERE["avx512_bf16"] not in processor_flags()]),
 )
-def test_any_legal_network_computes_the_same(spec, far, precision):
+def test_any_legal_network_computes_the_same(spec, far, precision, fp32_maps):
     checkpoint = calibrated(dataclasses.replace(spec, norm_epsilon=max(spec.norm_epsilon, 1e-3)))
     pixels = pictures(spec, 3)
     expected = in_float64(checkpoint, pixels)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(strips, "FAR", far)
-        library = Library(toolchain.cached_library(translate(checkpoint, precision=precision)), threads=2)
+        program = translate(checkpoint, precision=precision, fp32_maps=fp32_maps)
+        library = Library(toolchain.cached_library(program), threads=2)
     near = 1e-3 if precision == "fp32" else 0.1
     atol = near * max(1.0, np.abs(expected).max())
     np.testing.assert_allclose(library.run(pixels), expected, rtol=near, atol=atol)
@@ -265,6 +275,13 @@ def test_half_blocks_compute_the_same_on_every_path(tmp_path, path):
     logits = Library(built(checkpoint, tmp_path, path), threads=1).run(pixels)
     assert close(checkpoint, pixels, logits).holds
 
+
+MIXED = dataclasses.replace(
+    TINY,
+    blocks=(*TINY.blocks, Block((Conv("mix", 21, 1, activation="hard_swish"), SqueezeExcite(7)), stage=9)),
+    classes=37,
+)
+"""Linear layers whose inputs do not come in fours, and whose outputs do not fill a block."""
 
 GATED = dataclasses.replace(
     TINY,
@@ -356,12 +373,8 @@ def test_multiply_adds_are_fused(library_of):
 
 # --- bf16 ------------------------------------------------------------------------------------------
 
-BF16 = [
-    targets.AMX_BF16,
-    targets.AVX512_BF16,
-    dataclasses.replace(targets.FP32_FOR_BF16, condition=targets.AVX512_BF16.condition),
-]
-"""The last is chosen on Intel's processors alone, and computes the same on others."""
+BF16 = [targets.AMX_BF16, targets.AVX512_BF16]
+"""Those that multiply it; elsewhere maps are fp32, and weights alone bf16."""
 
 
 @pytest.mark.slow
@@ -407,40 +420,84 @@ def test_wide_maps_in_bf16(tmp_path, path):
     np.testing.assert_array_equal(Library(tmp_path / LIBRARY, threads=3).run(pixels), logits)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "spec", [TINY, WIDE, UNEVEN, GATED, MIXED], ids=["tiny", "wide", "uneven", "gated", "mixed"]
+)
+def test_weights_in_bf16_are_the_same_on_every_path(tmp_path, spec):
+    """Maps are fp32: paths compute the same, and what differs from float64 is that weights are rounded."""
+    checkpoint = calibrated(spec)
+    brightness = np.linspace(0.1, 1.0, 16)[:, None, None, None]
+    pixels = (pictures(spec, 16) * brightness).astype(np.uint8)
+    expected, logits = in_float64(checkpoint, pixels), {}
+    for path in ONE_EACH:
+        if path.name in HERE and HERE[path.name] not in processor_flags():
+            continue
+        file = built(checkpoint, tmp_path / path.name, path, precision="bf16")
+        logits[path.name] = Library(file, threads=1).run(pixels)
+        np.testing.assert_array_equal(Library(file, threads=3).run(pixels), logits[path.name])
+    apart = (expected - expected.mean(axis=0)).std()  # what the picture decides; the rest is the last bias
+    assert 1e-5 * apart < np.abs(logits["scalar"] - expected).max() <= 0.15 * apart
+    for name, each in logits.items():
+        assert np.abs(each - logits["scalar"]).max() <= 1e-4 * apart, name
+
+
 @pytest.mark.full
-def test_a_network_in_bf16():
-    """Attention with several heads and blocks, by the path that `native` takes."""
-    need(targets.AVX512_BF16)
+@pytest.mark.parametrize("fp32_maps", [False, True])
+def test_a_network_in_bf16(fp32_maps):
+    """Attention with several heads and blocks."""
+    need(targets.SSE2 if fp32_maps else targets.AVX512_BF16)
     checkpoint = calibrated(small(zoo.build("mobilenet_v4_hybrid_medium")))
     pixels = pictures(checkpoint.spec, 8)
-    library = Library(toolchain.cached_library(translate(checkpoint, precision="bf16")), threads=2)
+    program = translate(checkpoint, precision="bf16", fp32_maps=fp32_maps)
+    library = Library(toolchain.cached_library(program), threads=2)
     expected, logits = in_float64(checkpoint, pixels), library.run(pixels)
     assert np.corrcoef(expected.ravel(), logits.ravel())[0, 1] > 0.99
     assert agreement(expected.astype(np.float32), logits, BF16_RELATIVE).holds
 
 
 @pytest.mark.slow
-def test_a_bundle_in_bf16_says_so(checkpoint, tmp_path):
-    need(targets.AVX512_BF16)
-    bundle = export(checkpoint, "c", out=tmp_path / "bundle", precision="bf16")
+@pytest.mark.parametrize("multiplies", [False, True])
+def test_a_bundle_in_bf16_says_so(checkpoint, tmp_path, monkeypatch, multiplies):
+    """And where products of it are no faster, that weights alone are."""
+    need(targets.AVX512_BF16 if multiplies else targets.SSE2)
+    monkeypatch.setattr("mobilenets.exporting.c.multiplies_bf16", lambda compiler: multiplies)
+    heard = Heard()
+    bundle = export(checkpoint, "c", out=tmp_path / "bundle", precision="bf16", progress=heard)
+    assert any("this processor has no faster products of bf16" in line for line in heard.lines) != multiplies
     assert bundle.certificate["candidate"]["precision"] == "bf16"
     assert bundle.certificate["comparison"]["tolerance"] == BF16_RELATIVE
     assert bundle.certificate["comparison"]["relative"] > 1e-5
-    assert (bundle.folder / "c" / "kernels_bf16.h").exists()
+    assert (bundle.folder / "c" / "kernels_bf16.h").exists() == multiplies
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="here bf16 is not for this kind of processor")
-def test_bf16_is_refused_where_there_is_none(checkpoint, tmp_path, monkeypatch):
-    with pytest.raises(EnvironmentFault, match=r"bf16 wants AVX512-BF16, which this target has not.*x86-64"):
-        export(checkpoint, "c", out=tmp_path / "bundle", target="scalar", precision="bf16")
+@pytest.mark.parametrize(
+    "target, defined, model, faster",
+    [
+        ("native", {"__AVX512F__"}, "AMD EPYC", False),
+        ("native", {"__AVX512BF16__"}, "AMD EPYC", True),
+        ("native", {"__AVX512BF16__"}, "Intel(R) Xeon(R)", False),
+        ("native", {"__AVX512BF16__", "__AMX_BF16__"}, "Intel(R) Xeon(R)", sys.platform == "linux"),
+        ("x86-64", set(), "", True),  # chosen where it runs
+        ("x86-64-v3", set(), "", False),
+        ("scalar", set(), "", False),
+        ("aarch64-linux", set(), "", False),
+    ],
+)
+def test_where_products_of_bf16_are_faster(monkeypatch, target, defined, model, faster):
+    if targets.TARGETS["native"].paths_bf16 == () and target == "native":
+        pytest.skip("here bf16 is not for this kind of processor")
+    monkeypatch.setattr(toolchain.Compiler, "macros", lambda self, flags: frozenset(defined))
+    monkeypatch.setattr(toolchain, "instructions", lambda: f"model name: {model}")
+    compiler = toolchain.Compiler(("cc",), "", targets.find_target(target))
+    assert toolchain.multiplies_bf16(compiler) == faster
+
+
+def test_precisions_that_there_are_not(checkpoint, tmp_path):
     with pytest.raises(InputError, match="fp32 alone"):
         export(checkpoint, "onnx", out=tmp_path / "bundle", precision="bf16")
     with pytest.raises(UnknownName, match="fp16"):
         export(checkpoint, "c", out=tmp_path / "bundle", precision="fp16")
-    monkeypatch.setattr(toolchain.Compiler, "macros", lambda self, flags: frozenset({"__AVX512F__"}))
-    with pytest.raises(EnvironmentFault, match="which this processor has not") as caught:
-        export(checkpoint, "c", out=tmp_path / "bundle", precision="bf16")
-    assert "on a machine that has it" in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
@@ -449,6 +506,42 @@ def test_values_are_rounded_to_the_nearest_bf16():
     rounded = torch.from_numpy(values.astype(np.float32)).to(torch.bfloat16).float().numpy()
     rounded[7] = 0.0  # the processor's products take such for 0 as well
     np.testing.assert_array_equal((to_bf16(values).astype(np.uint32) << 16).view(np.float32), rounded)
+
+
+@given(
+    st.lists(st.integers(-(2**31) + 2**17, 2**31 - 2**17), min_size=1, max_size=40),
+    st.integers(0, 2**16 - 1),
+)
+def test_numbers_are_rounded_with_their_neighbours_for_lower_halves(words, before):
+    halves = upper_halves(np.array(words), before)
+    below = np.array([before, *halves[:-1].astype(int)])
+    read = (halves.astype(np.int16).astype(int) << 16) + below
+    assert np.abs(read - words).max() <= 2**15
+
+
+@given(st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1, max_size=40), st.integers(0, 2**16 - 1))
+def test_weights_in_bf16_are_the_nearest_with_their_neighbours_below(values, before):
+    halves = upper_halves(bits_of(np.array(values)), before).astype(np.uint32)
+    read = (halves << 16 | np.array([before, *halves[:-1]], np.uint32)).view(np.float32)
+    assert (np.abs(read - values) <= np.maximum(np.abs(values) * 2.0**-8, 2.0**-99)).all()
+    assert (np.abs(read) >= 2.0**-126).all()  # none slows products
+
+
+@pytest.mark.parametrize("by_input", [False, True])
+@pytest.mark.parametrize("inputs", [1, 4, 23])
+def test_weights_of_a_linear_layer_keep_16_bits(inputs, by_input):
+    rng = np.random.default_rng(inputs)
+    weight = rng.normal(0, [[0.1], [1e-3], [30.0], [0.0], [1e-42]], (5, inputs))
+    weight[0, 0] = -abs(weight[0]).max()
+    words, units = pack_linear_upper(
+        Convolution("", weight[:, :, None, None], np.zeros(5)), by_input=by_input
+    )
+    halves = upper_halves(words, 0)
+    read = (halves.astype(np.int16).astype(float) * 65536 + [0, *halves[:-1]]).reshape(-1, 2, 16, 2)
+    fours = read.swapaxes(2, 3).reshape(-1, 4, 16)  # as the kernel reads them
+    found = (fours[:, 0] if by_input else fours.reshape(-1, 16)[:inputs]).T * units[:, None]
+    largest = abs(weight).max(axis=1, keepdims=True)
+    assert (abs(found[:5] - weight) <= np.maximum(largest * 2.0**-15.9, 2.0**-110)).all()
 
 
 @pytest.mark.parametrize("by_input", [False, True])
@@ -470,17 +563,10 @@ def test_weights_of_a_linear_layer_keep_24_bits(inputs, by_input):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "path", [targets.AVX512, targets.AVX2, targets.SSE2, targets.SCALAR], ids=lambda p: p.name
-)
+@pytest.mark.parametrize("path", ONE_EACH, ids=lambda path: path.name)
 def test_linear_layers_of_any_width(tmp_path, path):
-    """Inputs that do not come in fours, outputs that do not fill a block."""
     need(path)
-    mix = Conv("mix", 21, 1, activation="hard_swish")
-    spec = dataclasses.replace(
-        TINY, blocks=(*TINY.blocks, Block((mix, SqueezeExcite(7)), stage=9)), classes=37
-    )
-    checkpoint = calibrated(spec)
+    checkpoint, spec = calibrated(MIXED), MIXED
     layers = [step for step in plan_of(checkpoint).steps if isinstance(step, Linear)]
     assert {step.places is None for step in layers} == {True, False}
     pixels = pictures(spec, 4)
@@ -606,17 +692,25 @@ int main(void) {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "path", [targets.AVX2, targets.SCALAR, targets.AVX512_BF16], ids=lambda path: path.name
+    "path, precision",
+    [
+        (targets.AVX2, "fp32"),
+        (targets.SCALAR, "fp32"),
+        (targets.AVX2, "bf16"),
+        (targets.SCALAR, "bf16"),
+        (targets.AVX512_BF16, "bf16"),
+    ],
+    ids=lambda each: getattr(each, "name", each),
 )
-def test_sanitizers_find_nothing(tmp_path, path):
+def test_sanitizers_find_nothing(tmp_path, path, precision):
     """AddressSanitizer and UndefinedBehaviorSanitizer, memory of exactly the size asked for, odd shapes."""
     need(path)
     spec = dataclasses.replace(TINY, resolution=37)
     odd = '"\\n??/é*/'
     checkpoint = calibrated(spec, labels=(odd, *"bcde"))
     compiler = toolchain.find_compiler()
-    precision = "bf16" if path in BF16 else "fp32"
-    toolchain.write_sources(translate(checkpoint, precision=precision), [path], tmp_path)
+    program = translate(checkpoint, precision=precision, fp32_maps=path not in BF16)
+    toolchain.write_sources(program, [path], tmp_path)
     (tmp_path / "guarded.c").write_text(GUARDED)
     sources = ["network.c", "model.c", "labels.c", "weights.c", "guarded.c"]
     flags = ["-std=gnu11", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -667,8 +761,9 @@ def test_shapes_are_enough_to_know_the_memory(checkpoint):
     assert (same.arena_bytes, same.ring_bytes) == (plan.arena_bytes, plan.ring_bytes)
     assert [step.title for step in same.steps] == [step.title for step in plan.steps]
     assert weights_bytes(same) == translate(checkpoint).weights.nbytes
-    in_bf16 = plan_of(checkpoint.spec, precision="bf16")
-    assert weights_bytes(in_bf16) == translate(checkpoint, precision="bf16").weights.nbytes
+    for how in ({}, {"fp32_maps": True}):
+        in_bf16 = plan_of(checkpoint.spec, precision="bf16", **how)
+        assert weights_bytes(in_bf16) == translate(checkpoint, precision="bf16", **how).weights.nbytes
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v1_100", "mobilenet_v3_large_100", "mobilenet_v4_conv_medium"])

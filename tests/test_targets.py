@@ -21,6 +21,7 @@ from mobilenets.compiler.targets import TARGETS
 from mobilenets.errors import EnvironmentFault, UnknownName
 from mobilenets.exporting import export
 from mobilenets.runtime.bundle import is_bundle
+from mobilenets.runtime.compiled_session import CompiledSession
 from mobilenets.runtime.shared_library import Library
 from mobilenets.tolerances import agreement
 from test_compiler import in_float64, pictures, run
@@ -52,18 +53,25 @@ def pixels(checkpoint):
 
 
 @pytest.fixture(scope="module")
-def golden(checkpoint, pixels):
-    return in_float64(checkpoint, pixels).astype(np.float32)
+def goldens(checkpoint, pixels):
+    """By precision: what torch computes, and with weights in bf16, what this machine does."""
+    exact = in_float64(checkpoint, pixels).astype(np.float32)
+    rounded = CompiledSession(checkpoint, precision="bf16").run(pixels)
+    assert 1e-5 < agreement(exact, rounded).relative < 0.05
+    return {"fp32": exact, "bf16": rounded}
 
 
 def by_zig_and_system(*targets):
-    """(target, "zig") for `make test-all`, and (target, the system's compiler)."""
+    """Target, the system's compiler or for `make test-all` zig, precision of weights."""
     return [
-        pytest.param(target, compiler, id=f"{target}-{compiler.split()[0]}", marks=marks)
+        pytest.param(
+            target, compiler, precision, id=f"{target}-{compiler.split()[0]}-{precision}", marks=marks
+        )
         for target in targets
-        for compiler, marks in (
-            (OF_THE_SYSTEM[target], [pytest.mark.slow]),
-            ("zig", [pytest.mark.slow, pytest.mark.full]),
+        for compiler, precision, marks in (
+            (OF_THE_SYSTEM[target], "fp32", [pytest.mark.slow]),
+            (OF_THE_SYSTEM[target], "bf16", [pytest.mark.slow]),
+            ("zig", "fp32", [pytest.mark.slow, pytest.mark.full]),
         )
     ]
 
@@ -86,10 +94,11 @@ def compiler_of(target, named):
     return found
 
 
-def built(checkpoint, target, named, folder):
+def built(checkpoint, target, named, folder, precision="fp32"):
     compiler = compiler_of(target, named)
     paths = toolchain.code_paths(compiler)
-    toolchain.write_sources(translate(checkpoint), paths, folder, threads=compiler.target.threads)
+    program = translate(checkpoint, precision=precision, fp32_maps=True)
+    toolchain.write_sources(program, paths, folder, threads=compiler.target.threads)
     return toolchain.compile_library(folder, paths, compiler)
 
 
@@ -101,8 +110,8 @@ def printed(done, spec):
     return path, bits.view("<f4").reshape(-1, spec.classes)
 
 
-@pytest.mark.parametrize("target, named", by_zig_and_system("aarch64-linux", "armv7-linux"))
-def test_linux_on_arm_computes_the_same(checkpoint, pixels, golden, tmp_path, target, named):
+@pytest.mark.parametrize("target, named, precision", by_zig_and_system("aarch64-linux", "armv7-linux"))
+def test_linux_on_arm_computes_the_same(checkpoint, pixels, goldens, tmp_path, target, named, precision):
     emulator, system, processors = {
         "aarch64-linux": ("qemu-aarch64", "/usr/aarch64-linux-gnu", {"cortex-a53": "neon"}),
         "armv7-linux": (
@@ -114,7 +123,7 @@ def test_linux_on_arm_computes_the_same(checkpoint, pixels, golden, tmp_path, ta
     need(emulator)
     if not Path(system).is_dir():
         pytest.skip(f"{system}, a libc for the emulator, is not here")
-    library = built(checkpoint, target, named, tmp_path)
+    library = built(checkpoint, target, named, tmp_path, precision)
     (tmp_path / "pixels.bin").write_bytes(pixels.tobytes())
     compiler = compiler_of(target, named)
     shutil.copy(FIRMWARE / "golden.c", tmp_path)
@@ -125,13 +134,15 @@ def test_linux_on_arm_computes_the_same(checkpoint, pixels, golden, tmp_path, ta
         done = run(emulator, "-cpu", processor, "-L", system, "./golden", cwd=tmp_path)
         path, logits = printed(done, checkpoint.spec)
         assert path == expected
-        assert agreement(golden, logits).holds
+        assert agreement(goldens[precision], logits).holds
 
 
-@pytest.mark.parametrize("target, named", by_zig_and_system("x86_64-windows"))
-def test_windows_computes_the_same(checkpoint, pixels, golden, tmp_path, target, named, monkeypatch):
+@pytest.mark.parametrize("target, named, precision", by_zig_and_system("x86_64-windows"))
+def test_windows_computes_the_same(
+    checkpoint, pixels, goldens, tmp_path, target, named, precision, monkeypatch
+):
     """In Wine: its loader, its threads' stacks and its calling convention."""
-    library = built(checkpoint, target, named, tmp_path)
+    library = built(checkpoint, target, named, tmp_path, precision)
     need("wine", "x86_64-w64-mingw32-gcc")
     (tmp_path / "pixels.bin").write_bytes(pixels.tobytes())
     shutil.copy(FIRMWARE / "golden.c", tmp_path)
@@ -145,7 +156,7 @@ def test_windows_computes_the_same(checkpoint, pixels, golden, tmp_path, target,
     done = run("wine", "golden.exe", cwd=tmp_path, stdin=subprocess.DEVNULL, timeout=300)
     path, logits = printed(done, checkpoint.spec)
     assert path in {"avx512", "avx2", "sse2"}
-    assert agreement(golden, logits).holds
+    assert agreement(goldens[precision], logits).holds
 
 
 BOARDS = {
@@ -156,9 +167,9 @@ BOARDS = {
 """A board that qemu knows, and where its code and its data lie."""
 
 
-@pytest.mark.parametrize("target, named", by_zig_and_system(*BOARDS))
-def test_a_firmware_computes_the_same(checkpoint, pixels, golden, tmp_path, target, named):
-    library = built(checkpoint, target, named, tmp_path)
+@pytest.mark.parametrize("target, named, precision", by_zig_and_system(*BOARDS))
+def test_a_firmware_computes_the_same(checkpoint, pixels, goldens, tmp_path, target, named, precision):
+    library = built(checkpoint, target, named, tmp_path, precision)
     need("arm-none-eabi-gcc", "arm-none-eabi-nm")
     listed = run("arm-none-eabi-nm", "--undefined-only", str(library)).stdout.split()
     assert {name for name in listed if name != "U"} <= {
@@ -184,7 +195,7 @@ def test_a_firmware_computes_the_same(checkpoint, pixels, golden, tmp_path, targ
     done = run(*command, cwd=tmp_path, stdin=subprocess.DEVNULL, timeout=300)
     path, logits = printed(done, checkpoint.spec)
     assert path == "scalar"
-    assert agreement(golden, logits).holds
+    assert agreement(goldens[precision], logits).holds
 
 
 NODE = """
@@ -199,17 +210,17 @@ console.log(JSON.stringify({ logits, refused, labels: model.labels, path: model.
 """
 
 
-@pytest.mark.parametrize("target, named", by_zig_and_system("wasm32"))
-def test_webassembly_computes_the_same(checkpoint, pixels, golden, tmp_path, target, named):
+@pytest.mark.parametrize("target, named, precision", by_zig_and_system("wasm32"))
+def test_webassembly_computes_the_same(checkpoint, pixels, goldens, tmp_path, target, named, precision):
     need("node")
-    assert built(checkpoint, target, named, tmp_path).name == "model.wasm"
+    assert built(checkpoint, target, named, tmp_path, precision).name == "model.wasm"
     (tmp_path / "pixels.bin").write_bytes(pixels.tobytes())
     (tmp_path / "check.mjs").write_text(NODE)
     shutil.copy(Path(toolchain.__file__).parent / "c" / "model.mjs", tmp_path)
     done = run("node", "check.mjs", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert agreement(golden, np.array(found["logits"], np.float32)).holds
+    assert agreement(goldens[precision], np.array(found["logits"], np.float32)).holds
     assert found["labels"] == list(checkpoint.manifest.labels)
     assert found["path"] == "simd128"
     assert found["refused"] == f"a picture has {pixels[0].size} bytes, not 7"
@@ -237,9 +248,9 @@ def test_other_systems_get_a_library_with_our_names(checkpoint, tmp_path, target
 
 
 @pytest.mark.slow
-def test_a_single_threaded_library_has_no_threads(checkpoint, pixels, golden, tmp_path):
+def test_a_single_threaded_library_has_no_threads(checkpoint, pixels, goldens, tmp_path):
     bundle = export(checkpoint, "c", out=tmp_path / "bundle", single_threaded=True)
-    assert agreement(golden, Library(bundle.model_file, threads=2).run(pixels)).holds
+    assert agreement(goldens["fp32"], Library(bundle.model_file, threads=2).run(pixels)).holds
     assert b"pthread_create" not in bundle.model_file.read_bytes()
     assert "Threads" not in (bundle.folder / "c" / "CMakeLists.txt").read_text()
 

@@ -18,26 +18,29 @@ from mobilenets.checkpoint import Checkpoint
 from mobilenets.compiler.emission import Program, emit
 from mobilenets.compiler.folding import fold
 from mobilenets.compiler.planning import Plan, plan
-from mobilenets.compiler.steps import PRECISIONS
+from mobilenets.compiler.steps import FP32, PRECISIONS
 from mobilenets.errors import UnknownName
 from mobilenets.spec import Spec
 
 __all__ = ["Plan", "Program", "plan_of", "translate"]
 
 
-def plan_of(model: Checkpoint | Spec, *, precision: str = "fp32") -> Plan:
+def plan_of(model: Checkpoint | Spec, *, precision: str = "fp32", fp32_maps: bool = False) -> Plan:
     """The steps, tiles and arena of the compiled network; they follow from shapes, so a `Spec` will do.
 
-    Raises `UnknownName` for a precision that there is not.
+    `precision` is that of weights and, but for `fp32_maps`, of maps: with those, what has its weights in bf16
+    runs on every processor (`toolchain.multiplies_bf16`). Raises `UnknownName` for a precision that there is
+    not.
     """
     if precision not in PRECISIONS:
         raise UnknownName("precision", precision, PRECISIONS)
+    maps = FP32 if fp32_maps else PRECISIONS[precision]
     if isinstance(model, Checkpoint):
-        return plan(model.spec, fold(model.spec, model.tensors), PRECISIONS[precision])
+        return plan(model.spec, fold(model.spec, model.tensors), maps, PRECISIONS[precision])
     zeros = {name: np.zeros(shape, np.float32) for name, shape in specs.tensor_shapes(model).items()}
-    return plan(model, fold(model, zeros), PRECISIONS[precision])
+    return plan(model, fold(model, zeros), maps, PRECISIONS[precision])
 
 
-def translate(checkpoint: Checkpoint, *, precision: str = "fp32") -> Program:
-    """`checkpoint` as C source and packed weights; errors as for `plan_of`."""
-    return emit(plan_of(checkpoint, precision=precision), checkpoint.manifest)
+def translate(checkpoint: Checkpoint, *, precision: str = "fp32", fp32_maps: bool = False) -> Program:
+    """`checkpoint` as C source and packed weights; arguments and errors as for `plan_of`."""
+    return emit(plan_of(checkpoint, precision=precision, fp32_maps=fp32_maps), checkpoint.manifest)

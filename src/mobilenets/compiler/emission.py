@@ -12,11 +12,13 @@ from mobilenets.compiler.fetching import Fetch, fetches
 from mobilenets.compiler.folding import Convolution
 from mobilenets.compiler.packing import (
     Weights,
+    bits_of,
     evens_first,
     pack_bias,
     pack_convolution,
     pack_depthwise,
     pack_linear,
+    pack_linear_upper,
     pack_pairs,
 )
 from mobilenets.compiler.planning import Plan
@@ -56,7 +58,7 @@ class Program(NamedTuple):
     weights: NDArray[np.float32]
     """What `weights.bin` holds, little-endian."""
     precision: str
-    """Which code paths it needs: `fp32` or `bf16`."""
+    """Of maps, which says what code paths it needs: `fp32` or `bf16`."""
 
 
 def emit(plan: Plan, manifest: Manifest) -> Program:
@@ -359,6 +361,7 @@ class _Emitter:
             )
             if step.half:
                 cut += f", .half = {_pick(half_pixels(step.writes.columns))}"
+            cut += f", .in_twos = {step.in_twos}"
         return [
             "    static const Convolution shape = {",
             f"        .in = {_fields(step.reads[0])}, .out = {_fields(out)},",
@@ -374,30 +377,45 @@ class _Emitter:
         """Where the packed weights lie: in the numbers of the map that they are multiplied with."""
         if step.reads[0].precision == BF16:
             return f"(const bf16 *)(run->weights + {self.weights.add_bf16(pack_pairs(convolution))})"
-        return self._packed(pack_convolution(convolution, step.panel, step.writes.block, half=step.half))
+        packed = pack_convolution(
+            convolution, step.panel, step.writes.block, half=step.half, in_twos=step.in_twos
+        )
+        if step.in_twos == 1:
+            return self._packed(packed)
+        return f"run->weights + {self.weights.add_upper(bits_of(packed))}"
 
     def _scale_weights(self, step: ScaleWeights, some: str) -> list[str]:
         (gates,), convolve = step.reads, step.convolve
         assert convolve.convolution is not None
-        inputs, half = convolve.reads[0].channels, int(convolve.half)
-        width = (convolve.writes.blocks - half) * convolve.writes.block
-        weights = self._weights(convolve, convolve.convolution)
-        return [
-            f"scale_weights({inputs}, {width}, {convolve.panel}, {half}, {self._at(gates)},",
-            f"              {weights}, {self._at(step.writes)}, {some});",
+        operands = [
+            ("const float *gates", self._at(gates)),
+            ("const float *weights", self._weights(convolve, convolve.convolution)),
+            ("float *out", self._at(step.writes)),
         ]
+        body = [
+            *self._shape(convolve, convolve.writes, 0),
+            "    scale_weights(shape, gates, weights, out, some);",
+        ]
+        return self._call("scale_weights", operands, body, {"some": some})
 
     def _linear(self, step: Linear, some: str) -> list[str]:
         (source,), convolution = step.reads, step.convolution
-        words, units = pack_linear(convolution, by_input=step.places is not None)
+        by_input = step.places is not None
+        if step.bits == 16:
+            values, units = pack_linear_upper(convolution, by_input=by_input)
+            first = self.weights.add_upper(values)
+        else:
+            words, units = pack_linear(convolution, by_input=by_input)
+            first = self.weights.add_words(words)
         operands = [
             ("const float *in", self._at(source)),
-            ("const int32_t *weights", f"(const int32_t *)(run->weights + {self.weights.add_words(words)})"),
+            ("const int32_t *weights", f"(const int32_t *)(run->weights + {first})"),
             ("const float *units", self._packed(units)),
             ("const float *bias", self._packed(pack_bias(convolution, source.block))),
             ("float *out", self._at(step.writes)),
         ]
-        shape = f"(Linear){{{source.channels}, {step.writes.blocks}, {convolution.activation.upper()}}}"
+        sizes = f"{source.channels}, {step.writes.blocks}, {step.bits // 8}"
+        shape = f"(Linear){{{sizes}, {convolution.activation.upper()}}}"
         if step.places is None:
             body = [f"    linear({shape}, in, weights, units, bias, out, some);"]
             return self._call("linear", operands, body, {"some": some})

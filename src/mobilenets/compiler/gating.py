@@ -32,7 +32,8 @@ def _can_be_gated(convolve: Convolve, scale: Scale) -> bool:
         convolve.reads == (at,)
         and convolve.kernel == convolve.stride == convolve.groups == 1
         and at.precision == FP32
-        and convolve.weight_bytes <= _FEWER * at.values * FP32.size
+        and convolve.own is not None
+        and convolve.own.weight.size <= _FEWER * at.values
     )
 
 

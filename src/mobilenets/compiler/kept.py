@@ -28,13 +28,14 @@ from mobilenets.progress import SILENT, Progress
 from mobilenets.text import printable
 
 
-def find_or_compile(checkpoint: Checkpoint, *, progress: Progress = SILENT) -> Path:
+def find_or_compile(checkpoint: Checkpoint, *, precision: str = "fp32", progress: Progress = SILENT) -> Path:
     """The library of `checkpoint` for here: the kept one, else compiled now, which `progress` is told.
 
-    Raises `EnvironmentFault` where there is none and it cannot be compiled or kept.
+    `precision` is that of its weights; maps are fp32. Raises `EnvironmentFault` where there is none and it
+    cannot be compiled or kept.
     """
     folder = caches() / "compiled"
-    note = folder / "checkpoints" / _key(checkpoint)
+    note = folder / "checkpoints" / _key(checkpoint, precision)
     kept = _noted(note, folder)
     if kept is not None:
         return kept
@@ -44,7 +45,8 @@ def find_or_compile(checkpoint: Checkpoint, *, progress: Progress = SILENT) -> P
         "minute or so. With torch installed, --engine torch begins at once."
     )
     try:
-        library = cached_library(translate(checkpoint), progress=progress)
+        program = translate(checkpoint, precision=precision, fp32_maps=True)
+        library = cached_library(program, progress=progress)
         write_text(note, library.parent.name)
     except WriteFailed as error:
         error.remedy = "Name another folder for what is kept, in the environment: MOBILENETS_CACHE=FOLDER"
@@ -60,9 +62,10 @@ def _noted(note: Path, folder: Path) -> Path | None:
     return library if library.is_file() else None
 
 
-def _key(checkpoint: Checkpoint) -> str:
+def _key(checkpoint: Checkpoint, precision: str) -> str:
     spec, manifest = checkpoint.spec, checkpoint.manifest
     parts = {
+        "precision": precision,
         "spec": specs.to_json(spec),
         "labels": manifest.labels,
         "preprocessing": manifest.preprocessing.to_json(),

@@ -33,6 +33,11 @@ class Weights:
         """Append `values` rounded to bf16, two in the place of a float; the offset in floats."""
         return self._append(to_bf16(values).reshape(-1).view(np.float32))
 
+    def add_upper(self, words: NDArray[np.int64]) -> int:
+        """Append the upper halves of `words`, as `upper_halves` makes them; the offset in floats."""
+        before = int(self._parts[-1].view(np.uint16)[-1]) if self._parts else 0
+        return self._append(upper_halves(words, before).view(np.float32))
+
     def add_words(self, values: NDArray[np.int32]) -> int:
         """Append `values`, each in the place of a float; the offset in floats."""
         return self._append(values.view(np.float32))
@@ -56,6 +61,32 @@ def to_bf16(values: NDArray[np.float64]) -> NDArray[np.uint16]:
     return np.where(np.abs(values) < 2.0**-126, 0, rounded).astype(np.uint16)
 
 
+_LEAST = 2.0**-100
+"""What stands for smaller bf16: 0 with another one below it would be a number that slows products."""
+
+
+def bits_of(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The bits of finite `values` in fp32, of which `upper_halves` makes bf16."""
+    sizes = np.maximum(np.abs(values), _LEAST).astype(np.float32).view(np.int32).astype(np.int64)
+    return np.where(values < 0, sizes - 2**31, sizes).reshape(-1)
+
+
+def upper_halves(words: NDArray[np.int64], before: int) -> NDArray[np.uint16]:
+    """16 bits that stand for each word of 32: with those before them for a lower half, the nearest to it.
+
+    So a kernel reads one in each half of a word without taking them apart (`load_upper` in `c/vectors.h`):
+    the upper one as the word, the lower one as the word that begins two bytes before. `before` is what lies
+    there for the first one.
+    """
+    halves = np.round(words / 65536).astype(np.int64)
+    while True:
+        below = np.concatenate([[before], halves[:-1] & 0xFFFF])
+        nearer = np.round((words - below) / 65536).astype(np.int64)
+        if np.array_equal(nearer, halves):  # as it must be in the end: each follows from those before it
+            return halves.astype(np.uint16)
+        halves = nearer
+
+
 def _fill(values: NDArray[np.float64], block: int) -> NDArray[np.float64]:
     """The first axis filled up with zeros to whole blocks."""
     missing = -len(values) % block
@@ -68,24 +99,33 @@ def pack_bias(convolution: Convolution, block: int) -> NDArray[np.float64]:
 
 
 def pack_convolution(
-    convolution: Convolution, panel: int, block: int, *, half: bool = False
+    convolution: Convolution, panel: int, block: int, *, half: bool = False, in_twos: int = 1
 ) -> NDArray[np.float64]:
     """[group][panel][ky][kx][input channel][channel of the panel]; the last panel of a group is narrower.
 
     Where there is a `half` of a block, it lies behind the others: [pair of inputs][channel][of the pair].
+    For weights of 16 bits, rows of either are `in_twos`: [two inputs or pairs][place in the row][of the two].
     """
     parts, last = [], []
     weights = convolution.weight
     if half:
         whole = len(weights) // block * block
         rest = _fill(weights[whole:, :, 0, 0], block // 2)
-        last = [rest.reshape(block // 2, -1, 2).transpose(1, 0, 2).reshape(-1)]
+        rows = rest.reshape(block // 2, -1, 2).transpose(1, 0, 2).reshape(-1, block)
+        last = [_together(rows, in_twos).reshape(-1)]
         weights = weights[:whole]
     for group in np.split(weights, convolution.groups):
         weight = _fill(group, block).transpose(2, 3, 1, 0)
         for start in range(0, weight.shape[-1], panel):
-            parts.append(weight[..., start : start + panel].reshape(-1))
+            parts.append(_together(weight[..., start : start + panel], in_twos).reshape(-1))
     return np.concatenate(parts + last)
+
+
+def _together(rows: NDArray[np.float64], together: int) -> NDArray[np.float64]:
+    """[…][row][place] as […][rows together][place][row of those], filled up with zeros."""
+    missing = -rows.shape[-2] % together
+    filled = np.pad(rows, [(0, 0)] * (rows.ndim - 2) + [(0, missing), (0, 0)])
+    return filled.reshape(*filled.shape[:-2], -1, together, filled.shape[-1]).swapaxes(-1, -2)
 
 
 def pack_pairs(convolution: Convolution) -> NDArray[np.float64]:
@@ -121,20 +161,37 @@ def pack_linear(
     off before those are rounded. So every weight is within 2⁻²⁴ of the channel's largest, and fp32 does not
     round that one better.
     """
+    fours, units = _in_fours(convolution, 2**31 - 512, by_input)
+    fourth = np.round(fours[..., 3] / 256).astype(np.int64)
+    lowest = np.stack([fourth >> 16 & 255, fourth >> 8 & 255, fourth & 255], axis=-1)
+    words = 256 * np.round((fours[..., :3] - lowest) / 256).astype(np.int64) + lowest
+    return words.swapaxes(2, 3).astype(np.int32).reshape(-1), units
+
+
+def pack_linear_upper(
+    convolution: Convolution, *, by_input: bool = False
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The same for `Weights.add_upper`, which keeps 16 bits: four weights are two words of two."""
+    fours, units = _in_fours(convolution, 2**31 - 2**17, by_input)
+    apart = fours.reshape(*fours.shape[:-1], 2, 2).swapaxes(2, 3)
+    return np.round(apart).astype(np.int64).reshape(-1), units
+
+
+def _in_fours(
+    convolution: Convolution, most: int, by_input: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights, the channel's largest `most` units long: […][…][channel][of four]; the units."""
     block = FP32.block
     weight = _fill(convolution.weight[:, :, 0, 0], block)
     largest = np.abs(weight).max(axis=1, keepdims=True)
-    units = np.maximum(largest / (2**31 - 512), 2.0**-126).astype(np.float32).astype(np.float64)
+    units = np.maximum(largest / most, 2.0**-126).astype(np.float32).astype(np.float64)
     values = weight / units
     if by_input:
         fours = _fill(values, 4 * block).reshape(-1, 4, block, values.shape[1]).transpose(0, 3, 2, 1)
     else:
         filled = _fill(values.T, 4).T
         fours = filled.reshape(-1, block, filled.shape[1] // 4, 4).transpose(0, 2, 1, 3)
-    fourth = np.round(fours[..., 3] / 256).astype(np.int64)
-    lowest = np.stack([fourth >> 16 & 255, fourth >> 8 & 255, fourth & 255], axis=-1)
-    words = 256 * np.round((fours[..., :3] - lowest) / 256).astype(np.int64) + lowest
-    return words.swapaxes(2, 3).astype(np.int32).reshape(-1), units[:, 0]
+    return fours, units[:, 0]
 
 
 def evens_first(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -154,8 +211,8 @@ def packed_floats(step: Step) -> int:
             return 2 * _whole(step.writes.channels * step.writes.columns, ALIGNMENT)
         case Linear():
             outputs, inputs = step.writes.blocks * step.writes.block, step.reads[0].channels
-            words = outputs * -(-inputs // 4) if step.places is None else ALIGNMENT * step.units * inputs
-            return 3 * words + 2 * outputs
+            fours = outputs * -(-inputs // 4) if step.places is None else ALIGNMENT * step.units * inputs
+            return step.bits // 8 * fours + 2 * outputs
         case Depthwise():
             return (step.kernel**2 + 1) * step.writes.blocks * step.writes.block
         case ScaleWeights() if step.convolve.convolution is not None:
@@ -168,12 +225,15 @@ def packed_floats(step: Step) -> int:
 
 def _packed_convolution(step: Convolve, convolution: Convolution) -> int:
     """Its weights, in floats."""
-    block, size, each = step.writes.block, FP32.size, convolution.c_out // convolution.groups
-    inputs = convolution.weight.shape[1]
+    block, each = step.writes.block, convolution.c_out // convolution.groups
+    inputs, outputs = convolution.weight.shape[1], convolution.groups * _whole(each, block)
+    rows = -(-inputs // step.in_twos)
     if step.reads[0].precision == BF16:
-        inputs, size = _whole(inputs, block), BF16.size
-    outputs = convolution.groups * _whole(each, block // 2 if step.half else block)
-    return _whole(outputs * inputs * step.kernel**2 * size // FP32.size, ALIGNMENT)
+        rows = _whole(inputs, block) * BF16.size // FP32.size
+    floats = outputs * rows * step.kernel**2
+    if step.half:  # a row of the last block is a pair of inputs
+        floats += block * (-(-inputs // 2 // step.in_twos) - rows)
+    return _whole(floats, ALIGNMENT)
 
 
 def _whole(values: int, unit: int) -> int:

@@ -58,6 +58,7 @@ class Plan:
 
     spec: Spec
     precision: Precision
+    """Of maps."""
     steps: tuple[Step, ...]
     places: dict[int, Place] = field(repr=False)
     """By `id` of a map that is held whole."""
@@ -88,9 +89,12 @@ class Plan:
         return self.places[id(at)].offset
 
 
-def plan(spec: Spec, network: Network, precision: Precision = FP32) -> Plan:
-    """The steps of `network`, which `fold` made of a checkpoint of `spec`."""
-    builder = _Builder(spec, precision)
+def plan(spec: Spec, network: Network, maps: Precision = FP32, weights: Precision = FP32) -> Plan:
+    """The steps of `network`, which `fold` made of a checkpoint of `spec`.
+
+    `weights` is the precision of those of convolutions: that of `maps`, or bf16 where maps are fp32.
+    """
+    builder = _Builder(spec, maps, weights)
     current = builder.picture()
     for index, block in enumerate(network.blocks):
         current = builder.block(f"blocks.{index}", block, current)
@@ -104,7 +108,7 @@ def plan(spec: Spec, network: Network, precision: Precision = FP32) -> Plan:
     steps = tuple(gate_weights(in_strips(in_pairs(single))))
     places, size = _allocate(steps, current)
     rings, ring_size = lay_rings(steps)
-    return Plan(spec, precision, steps, places, current, size, rings, ring_size)
+    return Plan(spec, maps, steps, places, current, size, rings, ring_size)
 
 
 _PIXELS_BF16 = 8
@@ -114,8 +118,8 @@ _PIXELS_BF16 = 8
 class _Builder:
     """Collects steps; every method returns the map that its last step writes."""
 
-    def __init__(self, spec: Spec, precision: Precision):
-        self.spec, self.precision = spec, precision
+    def __init__(self, spec: Spec, precision: Precision, weights_in: Precision):
+        self.spec, self.precision, self.weights_in = spec, precision, weights_in
         self.steps: list[Step] = []
 
     def picture(self) -> Map:
@@ -173,6 +177,7 @@ class _Builder:
                     half=ends_in_half(entering, out, convolution.groups, convolution.kernel),
                 ),
                 add=add,
+                weights_in=self.weights_in if entering.block == self.precision.block else FP32,
             )
         )
         return out

@@ -19,7 +19,7 @@ INPUTS_AHEAD = 16
 
 
 class Precision(NamedTuple):
-    """In what numbers maps and weights lie in memory; sums are always fp32."""
+    """In what numbers maps or weights lie in memory; sums are always fp32."""
 
     name: str
     size: int
@@ -157,7 +157,8 @@ def linear(step: "Step") -> "Step":
         or any(at.precision != FP32 or at.block != FP32.block for at in (*step.reads, step.writes))
     ):
         return step
-    return Linear(step.title, step.reads, step.writes, step.convolution)
+    bits = 24 if step.weights_in == FP32 else 16
+    return Linear(step.title, step.reads, step.writes, step.convolution, bits)
 
 
 def ends_in_half(entering: Map, out: Map, groups: int, kernel: int) -> bool:
@@ -191,6 +192,8 @@ class Convolve(_Step):
     panel: int
     panels_first: bool
     add: Map | None = None
+    weights_in: Precision = FP32
+    """Of its own weights."""
 
     @property
     def own(self) -> Convolution | None:
@@ -222,8 +225,15 @@ class Convolve(_Step):
 
     @property
     def weight_bytes(self) -> int:
-        """What its own weights take, without fill; those of a picture are fp32."""
-        return 0 if self.own is None else self.own.weight.size * self.reads[0].precision.size
+        """What its own weights take, without fill."""
+        return 0 if self.own is None else self.own.weight.size * self.weights_in.size
+
+    @property
+    def in_twos(self) -> int:
+        """2 where maps are fp32 and weights bf16, of which those of two inputs share a word; else 1."""
+        return (
+            2 if self.own is not None and self.weights_in == BF16 and self.reads[0].precision == FP32 else 1
+        )
 
     @property
     def macs(self) -> int:
@@ -247,9 +257,11 @@ class Convolve(_Step):
 
 @dataclass(frozen=True)
 class Linear(_Step):
-    """A pointwise convolution of one pixel: every weight is used once, and packed in 24 bits."""
+    """A pointwise convolution of one pixel: every weight is used once, and packed in few bits."""
 
     convolution: Convolution
+    bits: int
+    """Of a weight: 24, or 16."""
     places: Map | None = None
     """Behind a ReLU, a thread's memory for the numbers of the inputs that are not zero, of two bytes each."""
 
@@ -266,7 +278,7 @@ class Linear(_Step):
     @property
     def bytes_moved(self) -> int:
         """Its maps and its weights."""
-        return super().bytes_moved + 3 * self.convolution.weight.size
+        return super().bytes_moved + self.bits // 8 * self.convolution.weight.size
 
     @property
     def units(self) -> int:

@@ -48,7 +48,7 @@ class Target:
     """What makes the library of objects."""
     threads: bool = True
     paths_bf16: tuple[CodePath, ...] = ()
-    """Those for bf16, the best first; without any, it has none."""
+    """Those that multiply bf16, the best first; without any, weights in bf16 are widened for fp32's."""
 
     @property
     def runs_here(self) -> bool:
@@ -72,12 +72,6 @@ AVX512 = CodePath(
 )
 _BF16 = ("-march=x86-64-v4", "-mavx512bf16")
 AVX512_BF16 = CodePath("avx512_bf16", _BF16, f"{AVX512.condition} && {_supports('avx512bf16')}")
-FP32_FOR_BF16 = CodePath(
-    "avx512_bf16_fp32",
-    (*_BF16, "-DFP32_PRODUCTS"),
-    f'{AVX512_BF16.condition} && __builtin_cpu_is("intel")',
-)
-"""bf16 in memory, products of fp32: on Intel's processors those of pairs run at half the speed (LOG.md)."""
 _MAY_USE_TILES = (
     "({ unsigned a = 7, b, c = 0, d; extern long syscall(long, ...); "
     '__asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d)); '
@@ -100,7 +94,7 @@ NEON_FMA = CodePath("neon_fma", ("-mcpu=cortex-a7", "-mfpu=neon-vfpv4", *_VECTOR
 NEON_A9 = CodePath("neon", ("-mcpu=cortex-a9", "-mfpu=neon", *_VECTORS))
 SIMD128 = CodePath("simd128", ("-msimd128",))
 
-_FOR_BF16 = (*([AMX_BF16] if sys.platform == "linux" else []), FP32_FOR_BF16, AVX512_BF16)
+_FOR_BF16 = (*([AMX_BF16] if sys.platform == "linux" else []), AVX512_BF16)
 
 _ABI = {"win32": "windows-gnu", "darwin": "macos"}.get(sys.platform, "linux-gnu.2.17")
 

@@ -24,7 +24,6 @@ from mobilenets.compiler.targets import (
     AVX512,
     LIBRARY,
     SCALAR,
-    TARGETS,
     CodePath,
     Target,
     find_target,
@@ -130,13 +129,9 @@ def _answering(command: tuple[str, ...], target: Target) -> Compiler | None:
 
 
 def code_paths(compiler: Compiler, precision: str = "fp32") -> tuple[CodePath, ...]:
-    """The paths of the compiler's target, the best first.
-
-    Raises `EnvironmentFault` for bf16 where the target, or for `native` this processor, has no instructions
-    for it.
-    """
+    """The paths of the compiler's target for maps of `precision`, the best first."""
     if precision == "bf16":
-        return _paths_bf16(compiler)
+        return compiler.target.paths_bf16
     if compiler.target.paths:
         return compiler.target.paths
     for flag in ("-march=native", "-mcpu=native"):
@@ -147,21 +142,18 @@ def code_paths(compiler: Compiler, precision: str = "fp32") -> tuple[CodePath, .
     return (SCALAR,)
 
 
-def _paths_bf16(compiler: Compiler) -> tuple[CodePath, ...]:
+def multiplies_bf16(compiler: Compiler) -> bool:
+    """Whether products of bf16 are faster than fp32's on the compiler's target, or for `native` here.
+
+    So they are with AMX, and with AVX512-BF16 but on Intel's processors, where they take twice the time of
+    fp32's (LOG.md). Elsewhere maps had better be fp32, and weights alone bf16.
+    """
     target = compiler.target
-    if not target.paths_bf16:
-        able = ", ".join(name for name, each in TARGETS.items() if each.paths_bf16)
-        raise EnvironmentFault(
-            f"bf16 wants AVX512-BF16, which this target has not; targets that may: {able or 'none'}.",
-            remedy="Leave out --precision bf16.",
-        )
-    if not target.paths and "__AVX512BF16__" not in compiler.macros(["-march=native"]):
-        raise EnvironmentFault(
-            "bf16 wants AVX512-BF16, which this processor has not (Intel's since Cooper Lake and Sapphire "
-            "Rapids, AMD's since Zen 4 have it).",
-            remedy="Leave out --precision bf16, or compile on a machine that has it.",
-        )
-    return target.paths_bf16
+    if target.paths or not target.paths_bf16:
+        return bool(target.paths_bf16)
+    macros = compiler.macros(["-march=native"])
+    has_matrices = sys.platform == "linux" and not macros.isdisjoint(("__AMX_BF16__", "__AMXBF16__"))
+    return has_matrices or ("__AVX512BF16__" in macros and "Intel" not in instructions())
 
 
 def paths_header(paths: Sequence[CodePath], *, threads: bool = True) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mobilenets import checkpoint as checkpoints
 from mobilenets.checkpoint import MODEL_FILE, Checkpoint
+from mobilenets.compiler.targets import TARGETS
 from mobilenets.errors import CheckpointError, GateFailed, InputError, UnknownName
 from mobilenets.exporting import contents, golden
 from mobilenets.exporting.destination import check_destination
@@ -25,6 +26,7 @@ from mobilenets.preprocessing import prepare
 from mobilenets.progress import SILENT, Progress
 from mobilenets.runtime import ENGINES, Session
 from mobilenets.runtime.bundle import Bundle, is_bundle, read_bundle
+from mobilenets.runtime.compiled_session import CompiledSession
 from mobilenets.runtime.torch_session import TorchSession
 from mobilenets.text import count, file_name, printable
 from mobilenets.tolerances import LOGITS, Agreement, agreement
@@ -67,7 +69,7 @@ def export(
         raise InputError(f"{chosen.title} is written in fp32 alone; {precision} is for C (--to c).")
     asked = Options(opset, target, not single_threaded, precision, progress)
     runs_here = chosen.runs_here(asked)
-    if precision != "fp32" and not runs_here:
+    if precision != "fp32" and not runs_here and TARGETS[target].paths_bf16:
         raise InputError(f"a model in {precision} is compared where it runs, and {target} does not run here.")
     checkpoint, file = _source(model)
     folder = _destination(Path(out) if out is not None else _beside(checkpoint, file, to))
@@ -88,7 +90,11 @@ def export(
         pixels = _prepared(files, checkpoint)
         logits = TorchSession(checkpoint).run(pixels)
         unproven = contents.unproven(building, checkpoint, to, chosen.engine, chosen.model_file(asked))
-        session = ENGINES[chosen.engine](unproven if runs_here else checkpoint, None, progress)
+        session: Session
+        if runs_here:
+            session = ENGINES[chosen.engine](unproven, None, progress)
+        else:  # the same C, compiled for this machine
+            session = CompiledSession(checkpoint, precision=precision, progress=progress)
         found = _compare(session, pixels, logits, to, file, LOGITS[precision])
         progress.say(_sentence(found))
         proof = contents.Proof(files, pixels, logits, found, taken_count)

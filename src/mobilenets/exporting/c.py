@@ -6,7 +6,14 @@ from pathlib import Path
 from mobilenets.checkpoint import Checkpoint
 from mobilenets.compiler import translate
 from mobilenets.compiler.targets import CodePath, Target
-from mobilenets.compiler.toolchain import FLAGS, code_paths, compile_library, find_compiler, write_sources
+from mobilenets.compiler.toolchain import (
+    FLAGS,
+    code_paths,
+    compile_library,
+    find_compiler,
+    multiplies_bf16,
+    write_sources,
+)
 from mobilenets.files import write_text
 from mobilenets.progress import Progress
 
@@ -27,12 +34,20 @@ def write_c(
 ) -> None:
     """The source of `checkpoint` into `folder`/c, and the library of it for `target` into `folder`.
 
-    Without `threads`, there is no code for any. Raises `UnknownName` for a target or a precision that there
-    is none of, `EnvironmentFault` without a C compiler, or where the target cannot compute in `precision`.
+    Without `threads`, there is no code for any. bf16 is that of weights alone, and `progress` is told so,
+    where the target does not multiply it. Raises `UnknownName` for a target or a precision that there is
+    none of, `EnvironmentFault` without a C compiler.
     """
-    program = translate(checkpoint, precision=precision)
     compiler = find_compiler(target)
-    paths = code_paths(compiler, precision)
+    fp32_maps = not multiplies_bf16(compiler)
+    program = translate(checkpoint, precision=precision, fp32_maps=fp32_maps)
+    paths = code_paths(compiler, program.precision)
+    if precision == "bf16" and fp32_maps:
+        here = "this processor" if target == "native" else target
+        progress.say(
+            f"Weights are bf16, what is computed is fp32: {here} has no faster products of bf16 (AMX, or "
+            "AVX512-BF16 on AMD's processors, has)."
+        )
     sources = folder / SOURCES
     threads = threads and compiler.target.threads
     write_sources(program, paths, sources, threads=threads)

@@ -20,7 +20,7 @@ from mobilenets.benchmark.rounds import Candidate, LeftOut
 from mobilenets.checkpoint import MODEL_FILE, Checkpoint, Manifest
 from mobilenets.compiler import translate
 from mobilenets.compiler.targets import LIBRARY
-from mobilenets.compiler.toolchain import cached_library
+from mobilenets.compiler.toolchain import cached_library, find_compiler, multiplies_bf16
 from mobilenets.errors import EnvironmentFault, InputError, MissingExtra, MobilenetsError
 from mobilenets.exporting.c import SOURCES
 from mobilenets.exporting.contents import unproven
@@ -158,7 +158,9 @@ def _converted(
     if engine in FORMATS:
         return _kept(checkpoint, engine, progress)
     if engine == "compiled":
-        library = cached_library(translate(checkpoint, precision=precision), progress=progress)
+        fp32_maps = not multiplies_bf16(find_compiler())
+        program = translate(checkpoint, precision=precision, fp32_maps=fp32_maps)
+        library = cached_library(program, progress=progress)
         model = folder / "compiled"
         model.mkdir()
         shutil.copyfile(library, model / LIBRARY)

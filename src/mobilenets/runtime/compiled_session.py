@@ -15,21 +15,27 @@ from mobilenets.runtime.shared_library import Library
 class CompiledSession:
     """A bundle's own library, or one that is compiled now and kept in the cache.
 
-    One session runs one batch at a time. Raises `EnvironmentFault` where there is no C compiler, where
-    the library was compiled for another processor, and where one that was compiled here does not open.
+    One session runs one batch at a time. Of a checkpoint, `precision` is that of its weights, with maps in
+    fp32; a bundle's was chosen when it was made. Raises `EnvironmentFault` where there is no C compiler,
+    where the library was compiled for another processor, and where one that was compiled here does not open.
     """
 
     engine = "compiled"
 
     def __init__(
-        self, source: Checkpoint | Bundle, *, threads: int | None = None, progress: Progress = SILENT
+        self,
+        source: Checkpoint | Bundle,
+        *,
+        threads: int | None = None,
+        precision: str = "fp32",
+        progress: Progress = SILENT,
     ):
         self.manifest = source.manifest
         self.trained_on = source.trained_on
         if isinstance(source, Bundle):
             self._library = Library(source.model_file, threads)
             return
-        file = find_or_compile(source, progress=progress)
+        file = find_or_compile(source, precision=precision, progress=progress)
         try:
             self._library = Library(file, threads)
         except CheckpointError as error:

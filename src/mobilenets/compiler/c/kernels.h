@@ -15,6 +15,17 @@ INLINE int pixel(Convolution s, Map map, int p, int step) {
     return p / s.out.columns * row(map) + p % s.out.columns * step;
 }
 
+/* Rows of the packed weights of a filter's pixel: of one input, or of two. */
+INLINE int weight_rows(Convolution s) { return (s.in.channels / s.groups + s.in_twos - 1) / s.in_twos; }
+INLINE vec load_weights(Convolution s, const char *from) {
+    return s.in_twos == 1 ? load((const float *)from) : load_upper(from);
+}
+/* Bytes from the weights of number k of a row's inputs, or of the half's pairs, to the next ones. */
+INLINE int to_next(Convolution s, int k, int row) {
+    const int bytes = row * (int)sizeof(float);
+    return s.in_twos == 1 ? bytes : k % 2 ? bytes - 2 : 2;
+}
+
 /* One tile of `pixels` × `vectors` sums. `lines[ky]` is the first value that the filter's row ky meets,
  * `weights` and `bias` begin at the tile's first output channel. */
 INLINE void convolve_tile(Convolution s, int pixels, int vectors, int panel, const float *const *lines, int from,
@@ -25,25 +36,28 @@ INLINE void convolve_tile(Convolution s, int pixels, int vectors, int panel, con
     const int picture = s.in.block == channels;
     const int columns = picture ? 1 : s.kernel, run = picture ? s.kernel * channels : s.in.block;
     const int values = picture ? run : channels;
-    const int from_far = VECTOR > 1 && (size_t)s.kernel * s.kernel * channels * panel * sizeof *weights > NEAR;
+    const int words = weight_rows(s) * panel;   /* of a filter's pixel */
+    const int from_far = VECTOR > 1 && (size_t)s.kernel * s.kernel * words * sizeof *weights > NEAR;
     vec sums[MAX_SUMS];
     UNROLL for (int v = 0; v < vectors; v++) {
         const vec start = bias ? load(bias + v * VECTOR) : all(0);
         UNROLL for (int p = 0; p < pixels; p++) sums[p * vectors + v] = start;
     }
     for (int ky = filter.first; ky < filter.last; ky++) {
-        const float *w = weights + (size_t)ky * s.kernel * channels * panel;
-        for (int kx = 0; kx < columns; kx++) {
+        const float *pixel_weights = weights + (size_t)ky * s.kernel * words;
+        for (int kx = 0; kx < columns; kx++, pixel_weights += words) {
             for (int c = 0; c < values; c += run) {
                 const float *x = lines[ky] + from + kx * s.in.block + c / run * plane(s.in);
                 const int end = smaller_of(run, values - c);
+                const char *w = (const char *)(pixel_weights + c / s.in_twos * panel);
                 fetch(&ahead);
-                UNROLL_BY(2) for (int k = 0; k < end; k++, w += panel) {
+                UNROLL_BY(2) for (int k = 0; k < end; w += to_next(s, k, panel), k++) {
                     if (from_far)
                         UNROLL for (int i = 0; i < vectors * VECTOR; i += BLOCK)
-                            __builtin_prefetch(w + SOON * panel + i);
+                            __builtin_prefetch(w + (SOON * panel + i) * sizeof(float));
                     vec w_of_k[MAX_SUMS];
-                    UNROLL for (int v = 0; v < vectors; v++) w_of_k[v] = load(w + v * VECTOR);
+                    UNROLL for (int v = 0; v < vectors; v++)
+                        w_of_k[v] = load_weights(s, w + v * VECTOR * sizeof(float));
                     UNROLL for (int p = 0; p < pixels; p++)
                         UNROLL for (int v = 0; v < vectors; v++) 
                             sums[p * vectors + v] += x[pixel(s, s.in, p, step) + k] * w_of_k[v];
@@ -92,7 +106,8 @@ INLINE void convolve_panel(Convolution s, int tall, int panel, const float *cons
 }
 
 /* Half a block of output channels, `pixels` pixels: a vector holds for each of them the sums over the even and
- * the odd inputs, so that its other half is not idle. Weights [pair of inputs][output][of the pair]. */
+ * the odd inputs, so that its other half is not idle. Weights [pair of inputs][output][of the pair], of 16 bits those of
+ * two pairs in a word. */
 INLINE void convolve_half(Convolution s, int pixels, const float *in, const float *weights, const float *bias,
                           float *to, const float *add) {
     enum { PARTS = BLOCK / VECTOR, STORED = VECTOR == 16 ? 1 : PARTS / 2 };
@@ -101,9 +116,10 @@ INLINE void convolve_half(Convolution s, int pixels, const float *in, const floa
     for (int c = 0; c < s.in.channels; c += BLOCK) {
         const float *x = in + c / BLOCK * plane(s.in);
         const int end = smaller_of(BLOCK, s.in.channels - c);
-        for (int k = 0; k < end; k += 2, weights += BLOCK) {
+        const char *from = (const char *)(weights + c / 2 / s.in_twos * BLOCK);
+        for (int k = 0; k < end; from += to_next(s, k / 2, BLOCK), k += 2) {
             UNROLL for (int v = 0; v < PARTS; v++) {
-                const vec w = load(weights + v * VECTOR);
+                const vec w = load_weights(s, from + v * VECTOR * sizeof(float));
                 UNROLL for (int p = 0; p < pixels; p++)
                     sums[p * PARTS + v] += load_two(x + p * s.stride * BLOCK + k, v) * w;
             }
@@ -144,8 +160,8 @@ INLINE void convolve_rows(Convolution s, int tall, const float *in, int y, const
     for (int i = some.first; i < smaller_of(some.last, s.groups * each); i++) {
         const int group = i / each, p = i % each, c = BLOCK * block_of_panel(s, i);
         const int from = group * (inputs / s.in.block) * plane(s.in) + (s.in.left - s.before) * s.in.block;
-        const size_t inside_group = (size_t)(p * s.panel) * s.kernel * s.kernel * inputs;
-        const float *w = weights + (shared ? 0 : (size_t)(group * width(s)) * s.kernel * s.kernel * inputs) + inside_group;
+        const size_t words = (size_t)s.kernel * s.kernel * weight_rows(s);  /* of an output channel */
+        const float *w = weights + ((shared ? 0 : group * width(s)) + p * s.panel) * words;
         const size_t at = at_row(s.out, y) + (alone ? 0 : c / BLOCK) * plane(s.out) + s.out.left * BLOCK;
         const float *b = bias ? bias + c : NULL, *added = add ? add + at : NULL;
         const Ahead ahead = {next + (i * s.fetch + y * s.fetch / s.out.rows) * LINE, fetched, blocks(s.in), fetched};
@@ -155,7 +171,7 @@ INLINE void convolve_rows(Convolution s, int tall, const float *in, int y, const
             convolve_panel(s, tall, rest, lines, from, filter, w, b, out + at, added, ahead);
     }
     if (s.half && some.last > each) {
-        const float *w = weights + (size_t)width(s) * inputs;
+        const float *w = weights + (size_t)width(s) * weight_rows(s);
         for (int i = 0; i < tall; i++) {
             const size_t at = at_row(s.out, y + i) + (alone ? 0 : width(s) / BLOCK) * plane(s.out) + s.out.left * BLOCK;
             const float *line = in + at_row(s.in, (y + i) * s.stride) + s.in.left * BLOCK;
@@ -187,16 +203,23 @@ INLINE void convolve(Convolution s, int panels_first, const float *in, const flo
     }
 }
 
-/* A linear layer. Every weight is used once and comes from far, so it is 24 bits long: a whole number of `units`, of
- * which each output has its own. Weights [block][four inputs][3][output of the block]: the upper 24 bits of three
- * words are the weights of three inputs; their lowest bytes, which count for nothing there, are that of the fourth. */
+/* A linear layer. Every weight is used once and comes from far, so it is 24 bits long, or 16: a whole number of `units`, of
+ * which each output has its own. Weights [block][four inputs][words][output of the block]. Of 24 bits, the upper ones of three
+ * words are the weights of three inputs; their lowest bytes, which count for nothing there, are that of the fourth. Of 16, each
+ * word is two. */
 typedef struct {
     int inputs, blocks;     /* blocks of outputs */
+    int words;              /* for four weights: 3, or 2 where they have 16 bits */
     Activation activation;
 } Linear;
 
 /* The weights of four inputs, in the units of a word's lowest bit. */
-INLINE void load_four(const int32_t *from, vec *weights) {
+INLINE void load_four(Linear s, const int32_t *from, vec *weights) {
+    if (s.words == 2) {
+        UNROLL for (int k = 0; k < 4; k++)
+            weights[k] = from_ints(load_upper_ints((const char *)(from + k / 2 * BLOCK) + k % 2 * 2));
+        return;
+    }
     const ints a = load_ints(from), b = load_ints(from + BLOCK), c = load_ints(from + 2 * BLOCK);
     weights[0] = from_ints(a);
     weights[1] = from_ints(b);
@@ -209,13 +232,13 @@ INLINE void linear(Linear s, const float *in, const int32_t *weights, const floa
     enum { VECTORS = VECTOR == 1 ? 4 : BLOCK / VECTOR, TILE = VECTORS * VECTOR, CHAINS = VECTOR > 4 ? 4 : 2 };
     const int fours = (s.inputs + 3) / 4;
     for (int at = some.first * BLOCK; at < some.last * BLOCK; at += TILE) {
-        const int32_t *next = weights + (size_t)(at / BLOCK) * fours * 3 * BLOCK + at % BLOCK;
+        const int32_t *next = weights + (size_t)(at / BLOCK) * fours * s.words * BLOCK + at % BLOCK;
         vec sums[VECTORS][4];
         UNROLL for (int v = 0; v < VECTORS; v++) UNROLL for (int k = 0; k < 4; k++) sums[v][k] = all(0);
-        for (int i = 0; i < fours; i++, next += 3 * BLOCK) {
+        for (int i = 0; i < fours; i++, next += s.words * BLOCK) {
             UNROLL for (int v = 0; v < VECTORS; v++) {
                 vec w[4];
-                load_four(next + v * VECTOR, w);
+                load_four(s, next + v * VECTOR, w);
                 UNROLL for (int k = 0; k < 4; k++) sums[v][k % CHAINS] += in[4 * i + k] * w[k];
             }
         }
@@ -228,11 +251,12 @@ INLINE void linear(Linear s, const float *in, const int32_t *weights, const floa
 }
 
 /* A linear layer behind a ReLU: the weights of inputs that are zero are not read. Weights [four blocks of outputs][input]
- * [3][output of the block]: here four blocks share three words. `places` has room for the numbers of all inputs and of
+ * [words][output of the block]: here it is four blocks that share words. `places` has room for the numbers of all inputs and of
  * INPUTS_AHEAD, whose weights are fetched meanwhile. */
 INLINE void linear_behind_relu(Linear s, const float *in, const int32_t *weights, const float *units, const float *bias,
                                float *out, uint16_t *places, Range some) {
-    enum { WORDS = 3 * BLOCK, LANES = VECTOR == 1 ? 4 : BLOCK, VECTORS = LANES / VECTOR };
+    enum { LANES = VECTOR == 1 ? 4 : BLOCK, VECTORS = LANES / VECTOR };
+    const int words = s.words * BLOCK;
     int count = 0;
     for (int i = 0; i < s.inputs; i++) {
         places[count] = (uint16_t)i;
@@ -240,18 +264,18 @@ INLINE void linear_behind_relu(Linear s, const float *in, const int32_t *weights
     }
     for (int i = 0; i < INPUTS_AHEAD; i++) places[count + i] = (uint16_t)(s.inputs + places[i]);   /* of the next four blocks */
     for (int four = some.first; four < some.last; four++) {
-        const int32_t *theirs = weights + (size_t)four * s.inputs * WORDS;
+        const int32_t *theirs = weights + (size_t)four * s.inputs * words;
         for (int lane = 0; lane < BLOCK; lane += LANES) {
             vec sums[VECTORS][4];
             UNROLL for (int v = 0; v < VECTORS; v++) UNROLL for (int k = 0; k < 4; k++) sums[v][k] = all(0);
             for (int i = 0; i < count; i++) {
                 const vec x = all(in[places[i]]);
-                const int32_t *soon = theirs + (size_t)places[i + INPUTS_AHEAD] * WORDS;
+                const int32_t *soon = theirs + (size_t)places[i + INPUTS_AHEAD] * words;
                 if (VECTOR > 1)
-                    UNROLL for (int k = 0; k < 3; k++) __builtin_prefetch(soon + k * BLOCK);
+                    UNROLL for (int k = 0; k < s.words; k++) __builtin_prefetch(soon + k * BLOCK);
                 UNROLL for (int v = 0; v < VECTORS; v++) {
                     vec w[4];
-                    load_four(theirs + (size_t)places[i] * WORDS + lane + v * VECTOR, w);
+                    load_four(s, theirs + (size_t)places[i] * words + lane + v * VECTOR, w);
                     UNROLL for (int k = 0; k < 4; k++) sums[v][k] += x * w[k];
                 }
             }
@@ -370,23 +394,27 @@ INLINE void scale(Map map, float *values, const float *gates, Range rows) {
     }
 }
 
-/* The packed weights of a pointwise convolution, times the gate of each input: some blocks of inputs. So its map need
- * not be. `width` channels lie in panels, and where there is `half` a block, behind them. */
-INLINE void scale_weights(int inputs, int width, int panel, int half, const float *gates, const float *weights, float *out,
-                          Range some) {
-    const int end = smaller_of(inputs, some.last * BLOCK);
-    for (int c = 0; c < width; c += panel) {
-        const int wide = smaller_of(panel, width - c);
-        for (int k = some.first * BLOCK; k < end; k++) {
-            const size_t at = (size_t)c * inputs + (size_t)k * wide;
+/* The packed weights of the pointwise convolution `s`, times the gate of each input: some blocks of inputs. So its map
+ * need not be. They become floats. */
+INLINE void scale_weights(Convolution s, const float *gates, const float *weights, float *out, Range some) {
+    const int inputs = s.in.channels, end = smaller_of(inputs, some.last * BLOCK);
+    for (int c = 0; c < width(s); c += s.panel) {
+        const int wide = smaller_of(s.panel, width(s) - c);
+        const char *from = (const char *)(weights + (size_t)c * weight_rows(s) + some.first * BLOCK / s.in_twos * wide);
+        float *to = out + (size_t)c * inputs;
+        for (int k = some.first * BLOCK; k < end; from += to_next(s, k, wide), k++) {
             const vec gate = all(gates[k]);
-            for (int i = 0; i < wide; i += VECTOR) store(out + at + i, load(weights + at + i) * gate);
+            for (int i = 0; i < wide; i += VECTOR)
+                store(to + k * wide + i, load_weights(s, from + i * sizeof(float)) * gate);
         }
     }
-    for (int k = some.first * BLOCK; half && k < end; k += 2) {
-        const size_t at = (size_t)width * inputs + (size_t)k / 2 * BLOCK;
-        UNROLL for (int v = 0; v < BLOCK / VECTOR; v++)
-            store(out + at + v * VECTOR, load(weights + at + v * VECTOR) * load_two(gates + k, v));
+    const char *from = (const char *)(weights + (size_t)width(s) * weight_rows(s) + some.first * BLOCK / 2 / s.in_twos * BLOCK);
+    float *to = out + (size_t)width(s) * inputs;
+    for (int k = some.first * BLOCK; s.half && k < end; from += to_next(s, k / 2, BLOCK), k += 2) {
+        UNROLL for (int v = 0; v < BLOCK / VECTOR; v++) {
+            const vec w = load_weights(s, from + v * VECTOR * sizeof(float));
+            store(to + k / 2 * BLOCK + v * VECTOR, w * load_two(gates + k, v));
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 /* The kernels of a MobileNet in bf16, the upper half of an fp32 number: maps and the weights of convolutions are
- * bf16, sums are fp32. For x86-64 with AVX512-BF16, whose vectors multiply pairs of values; where that is slower than
- * two multiply-adds of fp32 (FP32_PRODUCTS), values are widened; where the processor has AMX, tiles of 16 pixels ×
- * 32 channels are multiplied by the matrix unit. maps.h says how a map lies in memory.
+ * bf16, sums are fp32. For x86-64 with AVX512-BF16, whose vectors multiply pairs of values; where the processor has
+ * AMX, tiles of 16 pixels × 32 channels are multiplied by the matrix unit. maps.h says how a map lies in memory.
  *
  * The weights of a convolution lie [panel of 32 outputs][ky][kx][block of 32 inputs][half of the panel], and there
  * as 16 pairs of inputs × 16 outputs × 2: a vector of the dot product, and a row of AMX's second operand.
@@ -189,27 +188,6 @@ INLINE void begin(Convolution s) { (void)s; }
 INLINE void end(void) {}
 
 /* 32 inputs of the tile's pixels times the weights of 32 outputs, added. */
-#ifdef FP32_PRODUCTS
-INLINE void add_products(Convolution s, const bf16 *x, const bf16 *weights, vec *sums) {
-    float values[MAX_SUMS / 2][BLOCK] __attribute__((aligned(64)));
-    UNROLL for (int p = 0; p < s.pixels; p++) {
-        const Pairs pairs = load_pairs(x + p * s.stride * BLOCK);
-        store(values[p], pairs.even);
-        store(values[p] + VECTOR, pairs.odd);
-    }
-    for (int k = 0; k < VECTOR; k++) {
-        UNROLL for (int odd = 0; odd < 2; odd++) {
-            vec w[2];   /* those of an even and then of an odd input: both would not fit beside the sums */
-            UNROLL for (int half = 0; half < 2; half++) {
-                const Pairs pairs = load_pairs(weights + half * HALF + 2 * k * VECTOR);
-                w[half] = odd ? pairs.odd : pairs.even;
-            }
-            UNROLL for (int p = 0; p < s.pixels; p++)
-                UNROLL for (int half = 0; half < 2; half++) sums[2 * p + half] += values[p][odd * VECTOR + k] * w[half];
-        }
-    }
-}
-#else
 INLINE void add_products(Convolution s, const bf16 *x, const bf16 *weights, vec *sums) {
     for (int k = 0; k < BLOCK; k += 2) {
         UNROLL for (int p = 0; p < s.pixels; p++) {
@@ -221,7 +199,6 @@ INLINE void add_products(Convolution s, const bf16 *x, const bf16 *weights, vec 
         }
     }
 }
-#endif
 
 /* One tile with the weights of one panel. */
 INLINE void convolve_tiles(Convolution s, int two, const Spot *spots, const bf16 *weights, const float *bias, void *out,

@@ -41,6 +41,7 @@ typedef struct {
     int tall;                       /* rows of a tile: where it is more than one, rows are whole and pointwise */
     int panel;                      /* output channels that lie side by side in the packed weights */
     int half;                       /* pixels of a tile of the last panel, where that is half a block; else 0 */
+    int in_twos;                    /* fp32: 2 where weights have 16 bits, and those of two inputs share a word; else 1 */
     int fetch;                      /* cache lines of later weights that are fetched beside a panel's multiply-adds */
     int logits;                     /* in bf16: whether `out` holds floats, since nothing but the caller reads it */
 } Convolution;

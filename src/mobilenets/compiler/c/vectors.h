@@ -46,16 +46,25 @@ typedef int32_t ints __attribute__((vector_size(4 * VECTOR)));
 typedef uint32_t words __attribute__((vector_size(4 * VECTOR)));
 typedef float unaligned __attribute__((vector_size(4 * VECTOR), aligned(4), may_alias));
 typedef int32_t unaligned_ints __attribute__((vector_size(4 * VECTOR), aligned(4), may_alias));
+typedef float halved __attribute__((vector_size(4 * VECTOR), aligned(2), may_alias));
+typedef int32_t halved_ints __attribute__((vector_size(4 * VECTOR), aligned(2), may_alias));
 typedef uint8_t bytes __attribute__((vector_size(VECTOR), aligned(1), may_alias));
 #else
 typedef float vec, unaligned;
+typedef float halved __attribute__((aligned(2), may_alias));
 typedef int32_t ints;
+typedef int32_t halved_ints __attribute__((aligned(2), may_alias));
 typedef uint32_t words;
 #endif
 
 INLINE vec load(const float *from) { return *(const unaligned *)from; }
 INLINE void store(float *to, vec value) { *(unaligned *)to = value; }
 INLINE vec all(float value) { return value - (vec){0}; }
+
+/* Numbers of 16 bits, two in a word: the upper halves of floats, or of whole numbers. The word is read as the second one,
+ * and from two bytes before it as the first one; what each has for a lower half was thought of when it was rounded. */
+INLINE vec load_upper(const char *from) { return *(const halved *)(from - 2); }
+INLINE ints load_upper_ints(const char *from) { return *(const halved_ints *)(from - 2); }
 
 /* `value` in a register, where the compiler would rather load it once more for every use. */
 INLINE vec hold(vec value) {
