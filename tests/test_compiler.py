@@ -527,39 +527,41 @@ def test_weights_in_bf16_are_the_nearest_with_their_neighbours_below(values, bef
     assert (np.abs(read) >= 2.0**-126).all()  # none slows products
 
 
-@pytest.mark.parametrize("by_input", [False, True])
-@pytest.mark.parametrize("inputs", [1, 4, 23])
-def test_weights_of_a_linear_layer_keep_16_bits(inputs, by_input):
+def of_one_block(block, inputs):
+    """Weights of a linear layer: five outputs of that block have any."""
     rng = np.random.default_rng(inputs)
-    weight = rng.normal(0, [[0.1], [1e-3], [30.0], [0.0], [1e-42]], (5, inputs))
-    weight[0, 0] = -abs(weight[0]).max()
-    words, units = pack_linear_upper(
-        Convolution("", weight[:, :, None, None], np.zeros(5)), by_input=by_input
-    )
+    weight = np.zeros((37, inputs))
+    weight[16 * block : 16 * block + 5] = rng.normal(0, [[0.1], [1e-3], [30.0], [0.0], [1e-42]], (5, inputs))
+    weight[16 * block, 0] = -abs(weight[16 * block]).max()  # its most negative number is also its largest
+    return weight
+
+
+@pytest.mark.parametrize("inputs", [1, 4, 23])
+@pytest.mark.parametrize("block", [0, 1, 2])
+def test_weights_of_a_linear_layer_keep_21_bits(inputs, block):
+    weight = of_one_block(block, inputs)
+    words, units = pack_linear(Convolution("", weight[:, :, None, None], np.zeros(37)))
+    first, second = words.reshape(inputs, 2, 16).swapaxes(0, 1)
+    third = (first << 21 | (second << 11 & 0x1FF800)).astype(np.int32)
+    read = (
+        np.stack([first, second, third], axis=1).reshape(inputs, 48).astype(np.float32)
+    )  # as the kernel does
+    found = (read * units).T[:37]
+    largest = abs(weight).max(axis=1, keepdims=True)
+    assert (abs(found - weight) <= np.maximum(largest * 2.0**-20.9, 2.0**-115)).all()
+
+
+@pytest.mark.parametrize("inputs", [1, 4, 23])
+@pytest.mark.parametrize("block", [0, 1, 2])
+def test_weights_of_a_linear_layer_keep_16_bits(inputs, block):
+    weight = of_one_block(block, inputs)
+    words, units = pack_linear_upper(Convolution("", weight[:, :, None, None], np.zeros(37)))
     halves = upper_halves(words, 0)
-    read = (halves.astype(np.int16).astype(float) * 65536 + [0, *halves[:-1]]).reshape(-1, 2, 16, 2)
-    fours = read.swapaxes(2, 3).reshape(-1, 4, 16)  # as the kernel reads them
-    found = (fours[:, 0] if by_input else fours.reshape(-1, 16)[:inputs]).T * units[:, None]
+    read = halves.astype(np.int16).astype(float) * 65536 + [0, *halves[:-1]]  # as the kernel does
+    blocks = read.reshape(2, inputs, 16, 2).transpose(1, 0, 3, 2).reshape(inputs, 64)
+    found = (blocks[:, :48] * units).T[:37]
     largest = abs(weight).max(axis=1, keepdims=True)
-    assert (abs(found[:5] - weight) <= np.maximum(largest * 2.0**-15.9, 2.0**-110)).all()
-
-
-@pytest.mark.parametrize("by_input", [False, True])
-@pytest.mark.parametrize("inputs", [1, 4, 23])
-def test_weights_of_a_linear_layer_keep_24_bits(inputs, by_input):
-    rng = np.random.default_rng(inputs)
-    weight = rng.normal(0, [[0.1], [1e-3], [30.0], [0.0], [1e-42]], (5, inputs))
-    weight[0, 0] = -abs(weight[0]).max()  # its most negative number is also its largest
-    words, units = pack_linear(Convolution("", weight[:, :, None, None], np.zeros(5)), by_input=by_input)
-    words = words.reshape(-1, 3, 16)
-    lowest = words & 255
-    fourth = (lowest[:, 0] << 24 | lowest[:, 1] << 16 | lowest[:, 2] << 8).astype(np.int32)[:, None]
-    read = np.concatenate([words, fourth], axis=1).astype(np.float32)  # as the kernel reads them
-    # of inputs in fours, or of each input four blocks of outputs, of which one has any
-    found = (read[:, 0] if by_input else read.reshape(-1, 16)[:inputs]).T * units[:, None]
-    assert not found[5:].any()
-    largest = abs(weight).max(axis=1, keepdims=True)
-    assert (abs(found[:5] - weight) <= np.maximum(largest * 2.0**-23.5, 2.0**-119)).all()
+    assert (abs(found - weight) <= np.maximum(largest * 2.0**-15.9, 2.0**-109)).all()
 
 
 @pytest.mark.slow

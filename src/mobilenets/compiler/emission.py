@@ -400,12 +400,11 @@ class _Emitter:
 
     def _linear(self, step: Linear, some: str) -> list[str]:
         (source,), convolution = step.reads, step.convolution
-        by_input = step.places is not None
-        if step.bits == 16:
-            values, units = pack_linear_upper(convolution, by_input=by_input)
+        if step.words == 1:
+            values, units = pack_linear_upper(convolution)
             first = self.weights.add_upper(values)
         else:
-            words, units = pack_linear(convolution, by_input=by_input)
+            words, units = pack_linear(convolution)
             first = self.weights.add_words(words)
         operands = [
             ("const float *in", self._at(source)),
@@ -414,13 +413,13 @@ class _Emitter:
             ("const float *bias", self._packed(pack_bias(convolution, source.block))),
             ("float *out", self._at(step.writes)),
         ]
-        sizes = f"{source.channels}, {step.writes.blocks}, {step.bits // 8}"
+        sizes = f"{source.channels}, {step.writes.blocks}, {step.words}"
         shape = f"(Linear){{{sizes}, {convolution.activation.upper()}}}"
         if step.places is None:
-            body = [f"    linear({shape}, in, weights, units, bias, out, some);"]
+            body = [f"    linear({shape}, in, weights, units, bias, out, NULL, some);"]
             return self._call("linear", operands, body, {"some": some})
         operands.append(("uint16_t *places", f"(uint16_t *)({self._at(step.places)})"))
-        body = [f"    linear_behind_relu({shape}, in, weights, units, bias, out, places, some);"]
+        body = [f"    linear({shape}, in, weights, units, bias, out, places, some);"]
         return [_RING, *self._call("linear", operands, body, {"some": some})]
 
     def _depthwise(self, step: Depthwise, some: str, entering: Map | None = None) -> list[str]:

@@ -150,48 +150,37 @@ def pack_depthwise(convolution: Convolution, block: int) -> NDArray[np.float64]:
     return filled.reshape(-1, block, kernel, kernel).transpose(0, 2, 3, 1)
 
 
-def pack_linear(
-    convolution: Convolution, *, by_input: bool = False
-) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Weights of 24 bits, four in three words, and the unit of each channel.
+def pack_linear(convolution: Convolution) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Weights of 21 bits, three in two words, and the unit of each channel.
 
-    [block][four inputs][3][channel of the block], or `by_input` [four blocks][input][3][channel of a block],
-    where the four are of four blocks. The largest weight of a channel is nearly 2³¹ units of a word's lowest
-    bit. The fourth weight's bytes are the lowest of the three words; what they add to the others is taken
-    off before those are rounded. So every weight is within 2⁻²⁴ of the channel's largest, and fp32 does not
-    round that one better.
+    [three blocks][input][2][channel of a block], where the three are of three blocks. The largest weight of a
+    channel is nearly 2³¹ units of a word's lowest bit. The third weight's bits are the lowest of the two
+    words; what they add to the others is taken off before those are rounded. So every weight is within 2⁻²¹
+    of the channel's largest.
     """
-    fours, units = _in_fours(convolution, 2**31 - 512, by_input)
-    fourth = np.round(fours[..., 3] / 256).astype(np.int64)
-    lowest = np.stack([fourth >> 16 & 255, fourth >> 8 & 255, fourth & 255], axis=-1)
-    words = 256 * np.round((fours[..., :3] - lowest) / 256).astype(np.int64) + lowest
-    return words.swapaxes(2, 3).astype(np.int32).reshape(-1), units
+    threes, units = _side_by_side(convolution, 3, 2**31 - 2**12)
+    third = np.round(threes[..., 2, :] / 2**11).astype(np.int64)
+    lowest = np.stack([third >> 10 & 0x7FF, third & 0x3FF], axis=-2)
+    words = 2**11 * np.round((threes[..., :2, :] - lowest) / 2**11).astype(np.int64) + lowest
+    return words.astype(np.int32).reshape(-1), units
 
 
-def pack_linear_upper(
-    convolution: Convolution, *, by_input: bool = False
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The same for `Weights.add_upper`, which keeps 16 bits: four weights are two words of two."""
-    fours, units = _in_fours(convolution, 2**31 - 2**17, by_input)
-    apart = fours.reshape(*fours.shape[:-1], 2, 2).swapaxes(2, 3)
-    return np.round(apart).astype(np.int64).reshape(-1), units
+def pack_linear_upper(convolution: Convolution) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The same for `Weights.add_upper`, which keeps 16 bits: [two blocks][input][channel][of two]."""
+    twos, units = _side_by_side(convolution, 2, 2**31 - 2**17)
+    return np.round(twos.swapaxes(-1, -2)).astype(np.int64).reshape(-1), units
 
 
-def _in_fours(
-    convolution: Convolution, most: int, by_input: bool
+def _side_by_side(
+    convolution: Convolution, together: int, most: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights, the channel's largest `most` units long: […][…][channel][of four]; the units."""
+    """[blocks together][input][block of those][channel], the largest of a channel `most` units; the units."""
     block = FP32.block
     weight = _fill(convolution.weight[:, :, 0, 0], block)
     largest = np.abs(weight).max(axis=1, keepdims=True)
     units = np.maximum(largest / most, 2.0**-126).astype(np.float32).astype(np.float64)
-    values = weight / units
-    if by_input:
-        fours = _fill(values, 4 * block).reshape(-1, 4, block, values.shape[1]).transpose(0, 3, 2, 1)
-    else:
-        filled = _fill(values.T, 4).T
-        fours = filled.reshape(-1, block, filled.shape[1] // 4, 4).transpose(0, 2, 1, 3)
-    return fours, units[:, 0]
+    values = _fill(weight / units, together * block)
+    return values.reshape(-1, together, block, values.shape[1]).transpose(0, 3, 1, 2), units[:, 0]
 
 
 def evens_first(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -211,8 +200,7 @@ def packed_floats(step: Step) -> int:
             return 2 * _whole(step.writes.channels * step.writes.columns, ALIGNMENT)
         case Linear():
             outputs, inputs = step.writes.blocks * step.writes.block, step.reads[0].channels
-            fours = outputs * -(-inputs // 4) if step.places is None else ALIGNMENT * step.units * inputs
-            return step.bits // 8 * fours + 2 * outputs
+            return step.units * inputs * step.words * FP32.block + 2 * outputs
         case Depthwise():
             return (step.kernel**2 + 1) * step.writes.blocks * step.writes.block
         case ScaleWeights() if step.convolve.convolution is not None:

@@ -157,8 +157,8 @@ def linear(step: "Step") -> "Step":
         or any(at.precision != FP32 or at.block != FP32.block for at in (*step.reads, step.writes))
     ):
         return step
-    bits = 24 if step.weights_in == FP32 else 16
-    return Linear(step.title, step.reads, step.writes, step.convolution, bits)
+    words = 2 if step.weights_in == FP32 else 1
+    return Linear(step.title, step.reads, step.writes, step.convolution, words)
 
 
 def ends_in_half(entering: Map, out: Map, groups: int, kernel: int) -> bool:
@@ -260,8 +260,8 @@ class Linear(_Step):
     """A pointwise convolution of one pixel: every weight is used once, and packed in few bits."""
 
     convolution: Convolution
-    bits: int
-    """Of a weight: 24, or 16."""
+    words: int
+    """That three weights of 21 bits share, 2, or two of 16 bits, 1."""
     places: Map | None = None
     """Behind a ReLU, a thread's memory for the numbers of the inputs that are not zero, of two bytes each."""
 
@@ -278,12 +278,17 @@ class Linear(_Step):
     @property
     def bytes_moved(self) -> int:
         """Its maps and its weights."""
-        return super().bytes_moved + self.bits // 8 * self.convolution.weight.size
+        return super().bytes_moved + FP32.size * self.words * self.convolution.weight.size // self.together
 
     @property
     def units(self) -> int:
-        """Blocks of channels, by fours where zeros are skipped."""
-        return self.writes.blocks if self.places is None else -(-self.writes.blocks // 4)
+        """Blocks of channels that share words."""
+        return -(-self.writes.blocks // self.together)
+
+    @property
+    def together(self) -> int:
+        """How many blocks of channels share words."""
+        return self.words + 1
 
 
 def behind_relu(step: "Step", before: "Step | None") -> "Step":

@@ -36,6 +36,8 @@ from mobilenets.threads import available_cores
 WEIGHTS_FILE = "weights.bin"
 FLAGS = ("-std=gnu11", "-O2", "-ffp-contract=fast", "-fno-math-errno", "-fvisibility=hidden")
 """Without `-ffp-contract=fast`, gcc splits every fused multiply-add into two instructions."""
+OF_GCC = ("-fno-gcse",)
+"""Else it keeps addresses of several tiles at a time, and weights do not fit the registers (LOG.md)."""
 WARNINGS = ("-Wall", "-Wextra")
 
 
@@ -61,9 +63,9 @@ class Compiler:
     def told(self, flags: Sequence[str]) -> tuple[str, ...]:
         """`flags` as this compiler takes them: zig has one flag for the processor, and names of its own.
 
-        clang, which zig is as well, has its own assembler and no fault that `-Wa,` would mend.
+        clang, which zig is as well, has neither the faults that `OF_GCC` and `-Wa,` mend, nor those flags.
         """
-        kept = [flag for flag in flags if not (flag.startswith("-Wa,") and self._is_clang)]
+        kept = [flag for flag in flags if not (self.is_clang and (flag in OF_GCC or flag.startswith("-Wa,")))]
         if "ziglang" not in self.command:
             return tuple(kept)
         kept = [
@@ -72,7 +74,8 @@ class Compiler:
         return tuple(re.sub("-m(arch|cpu)=.*", _for_zig, flag) for flag in kept)
 
     @property
-    def _is_clang(self) -> bool:
+    def is_clang(self) -> bool:
+        """Whether it takes clang's flags, as zig does."""
         return "clang" in self.version or "ziglang" in self.command
 
     def macros(self, flags: Sequence[str]) -> frozenset[str]:
@@ -196,7 +199,7 @@ def compile_library(
 
     def compile_one(unit: tuple[str, tuple[str, ...], str]) -> str:
         name, own, define = unit
-        told = compiler.told((*FLAGS, *target.flags, *WARNINGS, *own, *flags))
+        told = compiler.told((*FLAGS, *OF_GCC, *target.flags, *WARNINGS, *own, *flags))
         source, output = f"{name.partition('_')[0]}.c", f"{name}.unit.o"
         run_compiler((*compiler.command, *told, *filter(None, [define]), "-c", source, "-o", output), folder)
         return output
@@ -220,7 +223,7 @@ def cached_library(program: Program, *, interface: str = "model", progress: Prog
     parts = {
         "files": program.files,
         "paths": paths_header(paths),
-        "flags": [FLAGS, [path.flags for path in paths]],
+        "flags": [FLAGS, OF_GCC, [path.flags for path in paths]],
         "interface": interface,
         "compiler": compiler.version,
         "machine": instructions(),

@@ -8,6 +8,7 @@ from mobilenets.compiler import translate
 from mobilenets.compiler.targets import CodePath, Target
 from mobilenets.compiler.toolchain import (
     FLAGS,
+    OF_GCC,
     code_paths,
     compile_library,
     find_compiler,
@@ -80,6 +81,7 @@ def _cmake(paths: tuple[CodePath, ...], target: Target, threads: bool) -> str:
     )
     return _CMAKE.format(
         flags=" ".join((*FLAGS[1:], *target.flags)),
+        of_gcc=";".join(OF_GCC),
         networks=networks,
         kind="SHARED" if target.shared else "STATIC",
         objects=" ".join(f"$<TARGET_OBJECTS:network_{path.name}>" for path in paths),
@@ -94,7 +96,7 @@ cmake_minimum_required(VERSION 3.13)
 project(model C)
 {find}
 set(CMAKE_C_STANDARD 11)
-add_compile_options({flags})
+add_compile_options({flags} $<$<C_COMPILER_ID:GNU>:{of_gcc}>)
 
 # network.c is compiled once for each kind of processor; model.c chooses when it is opened.
 {networks}

@@ -203,88 +203,74 @@ INLINE void convolve(Convolution s, int panels_first, const float *in, const flo
     }
 }
 
-/* A linear layer. Every weight is used once and comes from far, so it is 24 bits long, or 16: a whole number of `units`, of
- * which each output has its own. Weights [block][four inputs][words][output of the block]. Of 24 bits, the upper ones of three
- * words are the weights of three inputs; their lowest bytes, which count for nothing there, are that of the fourth. Of 16, each
- * word is two. */
+/* A linear layer. Every weight is used once and comes from far, so it has few bits: it is a whole number of `units`, of
+ * which each output has its own. Weights [some blocks of outputs][input][words][output of the block]. Three blocks share
+ * two words, 21 bits each: those of two are the upper ones of the words, those of the third lie below. Or two blocks share
+ * one word, 16 bits each. What lies below a weight was thought of when it was rounded. */
 typedef struct {
     int inputs, blocks;     /* blocks of outputs */
-    int words;              /* for four weights: 3, or 2 where they have 16 bits */
+    int words;              /* 2, or 1; one block more shares them */
     Activation activation;
 } Linear;
 
-/* The weights of four inputs, in the units of a word's lowest bit. */
-INLINE void load_four(Linear s, const int32_t *from, vec *weights) {
-    if (s.words == 2) {
-        UNROLL for (int k = 0; k < 4; k++)
-            weights[k] = from_ints(load_upper_ints((const char *)(from + k / 2 * BLOCK) + k % 2 * 2));
+/* The weights of an input for the blocks that share words. */
+INLINE void load_shared(Linear s, const int32_t *from, vec *weights) {
+    const ints first = load_ints(from);
+    if (s.words == 1) {
+        weights[0] = from_ints(load_upper_ints((const char *)from));
+        weights[1] = from_ints(first);
         return;
     }
-    const ints a = load_ints(from), b = load_ints(from + BLOCK), c = load_ints(from + 2 * BLOCK);
-    weights[0] = from_ints(a);
-    weights[1] = from_ints(b);
-    weights[2] = from_ints(c);
-    weights[3] = from_ints((ints)((words)a << 24 | ((words)b << 16 & 0xff0000) | ((words)c << 8 & 0xff00)));
+    const ints second = load_ints(from + BLOCK);
+    weights[0] = from_ints(first);
+    weights[1] = from_ints(second);
+    weights[2] = from_ints((ints)((words)first << 21 | ((words)second << 11 & 0x1ff800)));
 }
 
+/* Behind a ReLU, `places` has room for the numbers of all inputs and of INPUTS_AHEAD: the weights of those that are zero
+ * are not read, and the others' are fetched so far ahead. `some` counts blocks that share words. */
 INLINE void linear(Linear s, const float *in, const int32_t *weights, const float *units, const float *bias, float *out,
-                   Range some) {
-    enum { VECTORS = VECTOR == 1 ? 4 : BLOCK / VECTOR, TILE = VECTORS * VECTOR, CHAINS = VECTOR > 4 ? 4 : 2 };
-    const int fours = (s.inputs + 3) / 4;
-    for (int at = some.first * BLOCK; at < some.last * BLOCK; at += TILE) {
-        const int32_t *next = weights + (size_t)(at / BLOCK) * fours * s.words * BLOCK + at % BLOCK;
-        vec sums[VECTORS][4];
-        UNROLL for (int v = 0; v < VECTORS; v++) UNROLL for (int k = 0; k < 4; k++) sums[v][k] = all(0);
-        for (int i = 0; i < fours; i++, next += s.words * BLOCK) {
-            UNROLL for (int v = 0; v < VECTORS; v++) {
-                vec w[4];
-                load_four(s, next + v * VECTOR, w);
-                UNROLL for (int k = 0; k < 4; k++) sums[v][k % CHAINS] += in[4 * i + k] * w[k];
-            }
+                   uint16_t *places, Range some) {
+    enum { LANES = VECTOR == 1 ? 4 : BLOCK, VECTORS = LANES / VECTOR, CHAINS = VECTOR == 16 ? 2 : 1 };
+    const int blocks = s.words + 1, row = s.words * BLOCK;
+    int count = s.inputs;
+    if (places) {
+        count = 0;
+        for (int i = 0; i < s.inputs; i++) {
+            places[count] = (uint16_t)i;
+            count += in[i] != 0;
         }
-        UNROLL for (int v = 0; v < VECTORS; v++) {
-            const int to = at + v * VECTOR;
-            const vec sum = (sums[v][0] + sums[v][1]) + (sums[v][2] + sums[v][3]);
-            store(out + to, activate(s.activation, sum * load(units + to) + load(bias + to)));
-        }
+        for (int i = 0; i < INPUTS_AHEAD; i++) places[count + i] = (uint16_t)(s.inputs + places[i]);   /* of the next blocks */
     }
-}
-
-/* A linear layer behind a ReLU: the weights of inputs that are zero are not read. Weights [four blocks of outputs][input]
- * [words][output of the block]: here it is four blocks that share words. `places` has room for the numbers of all inputs and of
- * INPUTS_AHEAD, whose weights are fetched meanwhile. */
-INLINE void linear_behind_relu(Linear s, const float *in, const int32_t *weights, const float *units, const float *bias,
-                               float *out, uint16_t *places, Range some) {
-    enum { LANES = VECTOR == 1 ? 4 : BLOCK, VECTORS = LANES / VECTOR };
-    const int words = s.words * BLOCK;
-    int count = 0;
-    for (int i = 0; i < s.inputs; i++) {
-        places[count] = (uint16_t)i;
-        count += in[i] != 0;
-    }
-    for (int i = 0; i < INPUTS_AHEAD; i++) places[count + i] = (uint16_t)(s.inputs + places[i]);   /* of the next four blocks */
-    for (int four = some.first; four < some.last; four++) {
-        const int32_t *theirs = weights + (size_t)four * s.inputs * words;
+    for (int group = some.first; group < some.last; group++) {
+        const int32_t *theirs = weights + (size_t)group * s.inputs * row;
         for (int lane = 0; lane < BLOCK; lane += LANES) {
-            vec sums[VECTORS][4];
-            UNROLL for (int v = 0; v < VECTORS; v++) UNROLL for (int k = 0; k < 4; k++) sums[v][k] = all(0);
-            for (int i = 0; i < count; i++) {
-                const vec x = all(in[places[i]]);
-                const int32_t *soon = theirs + (size_t)places[i + INPUTS_AHEAD] * words;
-                if (VECTOR > 1)
-                    UNROLL for (int k = 0; k < s.words; k++) __builtin_prefetch(soon + k * BLOCK);
-                UNROLL for (int v = 0; v < VECTORS; v++) {
-                    vec w[4];
-                    load_four(s, theirs + (size_t)places[i] * words + lane + v * VECTOR, w);
-                    UNROLL for (int k = 0; k < 4; k++) sums[v][k] += x * w[k];
+            vec sums[CHAINS][VECTORS][3];
+            UNROLL for (int i = 0; i < CHAINS * VECTORS * 3; i++) (&sums[0][0][0])[i] = all(0);
+            for (int i = 0; i < count; i += CHAINS) {
+                UNROLL for (int chain = 0; chain < CHAINS; chain++) {
+                    if (chain && i + chain == count)
+                        break;
+                    const int input = places ? places[i + chain] : i + chain;
+                    const int32_t *soon = theirs + (size_t)(places ? places[i + chain + INPUTS_AHEAD] : 0) * row;
+                    if (places && VECTOR > 1)
+                        UNROLL for (int k = 0; k < s.words; k++) __builtin_prefetch(soon + k * BLOCK);
+                    const vec x = all(in[input]);
+                    UNROLL for (int v = 0; v < VECTORS; v++) {
+                        vec w[3];
+                        load_shared(s, theirs + (size_t)input * row + lane + v * VECTOR, w);
+                        UNROLL for (int k = 0; k < blocks; k++) sums[chain][v][k] += x * w[k];
+                    }
                 }
             }
-            UNROLL for (int k = 0; k < 4; k++) {
-                if (4 * four + k >= s.blocks)
+            UNROLL for (int k = 0; k < blocks; k++) {
+                if (blocks * group + k >= s.blocks)
                     break;
                 UNROLL for (int v = 0; v < VECTORS; v++) {
-                    const int to = (4 * four + k) * BLOCK + lane + v * VECTOR;
-                    store(out + to, activate(s.activation, sums[v][k] * load(units + to) + load(bias + to)));
+                    const int to = (blocks * group + k) * BLOCK + lane + v * VECTOR;
+                    vec sum = sums[0][v][k];
+                    UNROLL for (int chain = 1; chain < CHAINS; chain++) sum += sums[chain][v][k];
+                    store(out + to, activate(s.activation, sum * load(units + to) + load(bias + to)));
                 }
             }
         }
