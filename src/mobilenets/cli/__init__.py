@@ -41,7 +41,7 @@ Target = Annotated[
     typer.Option(metavar="NAME", help="C: native, x86-64 (any PC), aarch64-linux, wasm32, cortex-m4 …"),
 ]
 Precision = Annotated[
-    str, typer.Option(metavar="fp32|bf16", help="C: of weights and maps; bf16 is for newer x86-64 servers.")
+    str, typer.Option(metavar="fp32|bf16", help="C: of weights; of maps too where bf16 is faster.")
 ]
 SingleThreaded = Annotated[bool, typer.Option("--single-threaded", help="C: leave out the code for threads.")]
 Engine = Annotated[
