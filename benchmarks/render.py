@@ -345,13 +345,15 @@ edit.
 **Before you quote a number**: it is of the machine below and of no other. Every engine has a process of its
 own, and the processes run in turn, never two at once, after a warm-up. A time is the median over the rounds
 of each round's median; a ratio is taken within a round, and its interval holds for 95 % whatever the
-distribution. Where it includes 1, nobody is faster. All engines of a table compute in the precision that its
-title names, and take `uint8` pictures, normalisation included. An engine is timed in windows of 50 ms with a
-small fixed work in between; windows next to which that was slow are left out for every engine alike, since a
-virtual machine's neighbours slow its core for tens of milliseconds at a time. *Quiet* says whether a check
-found the machine idle between the turns, and the rounds of a typical engine within 5 %; a row that says no is
-not to be quoted. *Compiler* is the beginning of the hash of our compiler's sources. The FMA peak is measured
-as well, by a small C program, and is that of fp32.
+distribution. Where it includes 1, nobody is faster. All engines of a table were asked for the precision that
+its title names, and take `uint8` pictures, normalisation included. In bf16 each does it in its way: ours has
+its weights in bf16, and maps and products too where the processor is faster with them (AMX; AVX512-BF16 but
+on Intel's); where it is not, as on the machine below, it computes in fp32. An engine is timed in windows of
+50 ms with a small fixed work in between; windows next to which that was slow are left out for every engine
+alike, since a virtual machine's neighbours slow its core for tens of milliseconds at a time. *Quiet* says
+whether a check found the machine idle between the turns, and the rounds of a typical engine within 5 %; a
+row that says no is not to be quoted. *Compiler* is the beginning of the hash of our compiler's sources. The
+FMA peak is measured as well, by a small C program, and is that of fp32.
 
 The targets are this project's own: with one thread, a share of the fastest peer's time, another for each
 network; with two threads 0.90 of it; with 32 pictures less than it; in bf16 0.80 of OpenVINO's.

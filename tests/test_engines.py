@@ -83,8 +83,9 @@ def test_a_checkpoint_is_compiled_once_and_found_again_without_a_compiler(checkp
 
 
 def test_what_decides_the_library_decides_where_it_is_found(checkpoint, monkeypatch):
-    key = kept._key(checkpoint)
-    assert kept._key(with_manifest(checkpoint, metrics={"test": {}}, provenance={"tool": "x"})) == key
+    key = kept._key(checkpoint, "fp32")
+    same = with_manifest(checkpoint, metrics={"test": {}}, provenance={"tool": "x"})
+    assert kept._key(same, "fp32") == key
     labels = tuple(reversed(checkpoint.manifest.labels))
     scaled = dataclasses.replace(checkpoint.manifest.preprocessing, mean=(0.1,) * 3)
     name = next(iter(checkpoint.tensors))
@@ -94,12 +95,13 @@ def test_what_decides_the_library_decides_where_it_is_found(checkpoint, monkeypa
         with_manifest(checkpoint, preprocessing=scaled),
         dataclasses.replace(checkpoint, tensors=values),
     ]
-    assert len({key, *map(kept._key, others)}) == 4
+    keys = {key, kept._key(checkpoint, "bf16"), *(kept._key(other, "fp32") for other in others)}
+    assert len(keys) == 5
     monkeypatch.setenv("CC", "another")
-    assert kept._key(checkpoint) != key
+    assert kept._key(checkpoint, "fp32") != key
     monkeypatch.delenv("CC")
     monkeypatch.setattr(kept, "instructions", lambda: "another processor")
-    assert kept._key(checkpoint) != key
+    assert kept._key(checkpoint, "fp32") != key
 
 
 def test_a_library_that_went_is_compiled_again(checkpoint, monkeypatch, tmp_path):

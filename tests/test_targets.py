@@ -1,6 +1,7 @@
 """Libraries for other machines: built here, and run where there is an emulator for them.
 
-The golden logits are torch's in float64, the tolerance is that of every other path.
+The golden logits are torch's in float64, for weights in bf16 this machine's; the tolerance is that of every
+other path.
 """
 
 import importlib.util
@@ -72,6 +73,7 @@ def by_zig_and_system(*targets):
             (OF_THE_SYSTEM[target], "fp32", [pytest.mark.slow]),
             (OF_THE_SYSTEM[target], "bf16", [pytest.mark.slow]),
             ("zig", "fp32", [pytest.mark.slow, pytest.mark.full]),
+            ("zig", "bf16", [pytest.mark.slow, pytest.mark.full]),
         )
     ]
 
@@ -256,7 +258,8 @@ def test_a_single_threaded_library_has_no_threads(checkpoint, pixels, goldens, t
 
 
 @pytest.mark.slow
-def test_a_bundle_for_another_machine_says_that_it_did_not_run(checkpoint, tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_bundle_for_another_machine_says_that_it_did_not_run(checkpoint, tmp_path, precision):
     compiler_of("cortex-m4", OF_THE_SYSTEM["cortex-m4"])
     said = []
 
@@ -267,10 +270,14 @@ def test_a_bundle_for_another_machine_says_that_it_did_not_run(checkpoint, tmp_p
         def track(self, items, total, title):
             return items
 
-    bundle = export(checkpoint, "c", out=tmp_path / "bundle", target="cortex-m4", progress=Listener())
+    how = {"target": "cortex-m4", "precision": precision, "progress": Listener()}
+    bundle = export(checkpoint, "c", out=tmp_path / "bundle", **how)
     assert said[-1].startswith("model.o is for cortex-m4 and did not run")
+    assert any(line.startswith("Weights are bf16") for line in said) == (precision == "bf16")
     assert is_bundle(bundle.folder)
+    assert (bundle.certificate["comparison"]["relative"] > 1e-4) == (precision == "bf16")
     candidate = bundle.certificate["candidate"]
+    assert candidate["precision"] == precision
     assert (candidate["target"], candidate["ran"]) == ("cortex-m4", False)
     assert not list(bundle.folder.glob("*.py"))
     text = (bundle.folder / "README.md").read_text()
@@ -310,3 +317,13 @@ def test_zig_is_told_the_processor_its_way():
     zig = toolchain.Compiler(command, "", TARGETS["cortex-m4"])
     assert zig.told(("-O2", *TARGETS["cortex-m4"].flags)) == ("-O2", "-mcpu=cortex_m4", "-fshort-enums")
     assert zig.told(["-march=x86-64-v4"]) == ("-mcpu=x86_64_v4",)
+
+
+def test_clang_is_not_told_what_gcc_alone_knows():
+    flags = ("-O2", *toolchain.OF_GCC)
+    assert toolchain.Compiler(("gcc",), "gcc (Debian) 12.2.0", TARGETS["native"]).told(flags) == flags
+    for command, version in (
+        (("cc",), "Debian clang version 14"),
+        ((sys.executable, "-m", "ziglang", "cc"), ""),
+    ):
+        assert toolchain.Compiler(command, version, TARGETS["native"]).told(flags) == ("-O2",)

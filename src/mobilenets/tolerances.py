@@ -5,10 +5,10 @@ logits, pooled over pictures and classes: another fp32 engine sums in another or
 multiply-adds, so it differs in the last bits of each layer; 1e-4 of a standard deviation is far
 below what moves a decision, and far above what rounding makes of fifty layers.
 
-A bf16 number has 8 significant bits, so every map and every weight is off by up to 2^-9 of itself. Over
-fifty layers that adds up to 0.16 of a standard deviation at most in a trained V1 (500 pictures), and to
-0.3 to 0.8 in random networks; other logits are off by 3 and more. So the bound of bf16, 1, finds a fault,
-and top-1 accuracy says what bf16 costs.
+A bf16 number has 8 significant bits, so every weight is off by up to 2^-8 of itself, and where maps are in
+bf16, so is every value of theirs. Over fifty layers that adds up to 0.16 of a standard deviation at most in
+a trained V1 (500 pictures), and to 0.3 to 0.8 in random networks; other logits are off by 3 and more. So
+the bound of bf16, 1, finds a fault, and top-1 accuracy says what bf16 costs.
 """
 
 from typing import NamedTuple

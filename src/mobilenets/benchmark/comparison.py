@@ -61,7 +61,7 @@ class Comparison:
     threads: int
     batch: int
     precision: str
-    """In what all of them compute: one of `engines.PRECISIONS`."""
+    """What all of them were asked for: one of `engines.PRECISIONS`."""
     rows: tuple[Row, ...]
     left_out: tuple[LeftOut, ...]
     noise: Noise

@@ -366,7 +366,7 @@ def bench(
     rounds: Annotated[int, typer.Option(metavar="N", help="How often each engine has its turn.")] = 10,
     seconds: Annotated[float, typer.Option(metavar="S", help="Timed in every turn.")] = 1.0,
     precision: Annotated[
-        str, typer.Option(metavar="fp32|bf16", help="In what to compute; bf16: only engines that have it.")
+        str, typer.Option(metavar="fp32|bf16", help="bf16: of engines that have it, each in its way.")
     ] = "fp32",
     resolution: Resolution = None,
     json: Annotated[

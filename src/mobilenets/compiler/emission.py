@@ -374,7 +374,7 @@ class _Emitter:
         ]
 
     def _weights(self, step: Convolve, convolution: Convolution) -> str:
-        """Where the packed weights lie: in the numbers of the map that they are multiplied with."""
+        """Where the packed weights lie, in the numbers that the kernel of their map reads."""
         if step.reads[0].precision == BF16:
             return f"(const bf16 *)(run->weights + {self.weights.add_bf16(pack_pairs(convolution))})"
         packed = pack_convolution(

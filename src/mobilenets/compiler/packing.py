@@ -79,12 +79,14 @@ def upper_halves(words: NDArray[np.int64], before: int) -> NDArray[np.uint16]:
     there for the first one.
     """
     halves = np.round(words / 65536).astype(np.int64)
-    while True:
-        below = np.concatenate([[before], halves[:-1] & 0xFFFF])
-        nearer = np.round((words - below) / 65536).astype(np.int64)
-        if np.array_equal(nearer, halves):  # as it must be in the end: each follows from those before it
-            return halves.astype(np.uint16)
-        halves = nearer
+    moved = np.arange(len(words))  # those whose lower half is another one than was thought
+    while moved.size:
+        below = np.where(moved > 0, halves[moved - 1] & 0xFFFF, before)
+        nearer = np.round((words[moved] - below) / 65536).astype(np.int64)
+        changed = moved[nearer != halves[moved]]
+        halves[moved] = nearer
+        moved = changed[changed + 1 < len(words)] + 1
+    return halves.astype(np.uint16)
 
 
 def _fill(values: NDArray[np.float64], block: int) -> NDArray[np.float64]:
@@ -155,8 +157,8 @@ def pack_linear(convolution: Convolution) -> tuple[NDArray[np.int32], NDArray[np
 
     [three blocks][input][2][channel of a block], where the three are of three blocks. The largest weight of a
     channel is nearly 2³¹ units of a word's lowest bit. The third weight's bits are the lowest of the two
-    words; what they add to the others is taken off before those are rounded. So every weight is within 2⁻²¹
-    of the channel's largest.
+    words; what they add to the others is taken off before those are rounded. So every weight is as near as
+    1.1 · 2⁻²¹ of the channel's largest.
     """
     threes, units = _side_by_side(convolution, 3, 2**31 - 2**12)
     third = np.round(threes[..., 2, :] / 2**11).astype(np.int64)

@@ -177,7 +177,7 @@ class _Builder:
                     half=ends_in_half(entering, out, convolution.groups, convolution.kernel),
                 ),
                 add=add,
-                weights_in=self.weights_in if entering.block == self.precision.block else FP32,
+                weights_in=FP32 if entering is self.steps[0].writes else self.weights_in,
             )
         )
         return out

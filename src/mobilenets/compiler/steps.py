@@ -33,7 +33,7 @@ class Precision(NamedTuple):
 
 FP32 = Precision("fp32", 4)
 BF16 = Precision("bf16", 2)
-"""On x86-64 alone: by AMX, AVX512-BF16's products of pairs, or products of fp32."""
+"""Of maps on x86-64 alone, by AMX or AVX512-BF16's products of pairs; of weights everywhere."""
 PRECISIONS = {precision.name: precision for precision in (FP32, BF16)}
 
 

@@ -83,7 +83,10 @@ def _by_rows(step: Step) -> bool:
         case Normalise() | Depthwise():
             return True
         case Convolve():
-            return step.convolution is not None and step.weight_bytes <= _WEIGHTS_OF_A_TURN
+            if step.convolution is None:
+                return False
+            each = step.reads[0].precision.size  # also of weights in bf16: the plan is fp32's
+            return step.convolution.weight.size * each <= _WEIGHTS_OF_A_TURN
         case Pair():
             return _by_rows(step.convolve)
     return False

@@ -48,7 +48,7 @@ class Target:
     """What makes the library of objects."""
     threads: bool = True
     paths_bf16: tuple[CodePath, ...] = ()
-    """Those that multiply bf16, the best first; without any, weights in bf16 are widened for fp32's."""
+    """Those that multiply bf16, the best first; without any, bf16 is that of weights alone."""
 
     @property
     def runs_here(self) -> bool:
@@ -127,7 +127,7 @@ def _cortex(core: str, fpu: str, macro: str) -> Target:
 
 TARGETS: dict[str, Target] = {
     "native": Target((), paths_bf16=_FOR_BF16 if platform.machine() in ("x86_64", "AMD64") else ()),
-    "x86-64": _pc(AVX512, AVX2, SSE2, bf16=_FOR_BF16),
+    "x86-64": _pc(AVX512, AVX2, SSE2),
     "x86-64-v3": _pc(AVX2),
     "x86-64-v4": _pc(AVX512, bf16=_FOR_BF16),
     "scalar": Target((SCALAR,), ("-mcpu=baseline",)),

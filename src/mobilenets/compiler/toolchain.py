@@ -146,17 +146,17 @@ def code_paths(compiler: Compiler, precision: str = "fp32") -> tuple[CodePath, .
 
 
 def multiplies_bf16(compiler: Compiler) -> bool:
-    """Whether products of bf16 are faster than fp32's on the compiler's target, or for `native` here.
+    """Whether a library for the compiler's target multiplies bf16, instead of having its weights alone in it.
 
-    So they are with AMX, and with AVX512-BF16 but on Intel's processors, where they take twice the time of
-    fp32's (LOG.md). Elsewhere maps had better be fp32, and weights alone bf16.
+    For `native`, it does where that is faster than fp32 on this processor: with AMX, and with AVX512-BF16
+    but on Intel's processors, where such products take twice the time of fp32's (LOG.md).
     """
     target = compiler.target
     if target.paths or not target.paths_bf16:
         return bool(target.paths_bf16)
     macros = compiler.macros(["-march=native"])
     has_matrices = sys.platform == "linux" and not macros.isdisjoint(("__AMX_BF16__", "__AMXBF16__"))
-    return has_matrices or ("__AVX512BF16__" in macros and "Intel" not in instructions())
+    return has_matrices or ("__AVX512BF16__" in macros and "GenuineIntel" not in instructions())
 
 
 def paths_header(paths: Sequence[CodePath], *, threads: bool = True) -> str:
@@ -238,13 +238,17 @@ def cached_library(program: Program, *, interface: str = "model", progress: Prog
     return kept / LIBRARY
 
 
+_DECIDES = ("flags", "Features", "model name", "vendor_id")
+"""Of /proc/cpuinfo: how lines begin that say what a processor can do."""
+
+
 def instructions() -> str:
     """What `-march=native` depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return f"{platform.system()} {platform.machine()} {platform.processor()}"
-    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
+    return "\n".join(sorted({line for line in lines if line.startswith(_DECIDES)}))
 
 
 def _run(command: Sequence[str], folder: Path | None = None) -> subprocess.CompletedProcess[str]:

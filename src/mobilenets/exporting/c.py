@@ -96,7 +96,7 @@ cmake_minimum_required(VERSION 3.13)
 project(model C)
 {find}
 set(CMAKE_C_STANDARD 11)
-add_compile_options({flags} $<$<C_COMPILER_ID:GNU>:{of_gcc}>)
+add_compile_options({flags} "$<$<C_COMPILER_ID:GNU>:{of_gcc}>")
 
 # network.c is compiled once for each kind of processor; model.c chooses when it is opened.
 {networks}

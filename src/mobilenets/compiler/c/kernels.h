@@ -6,7 +6,7 @@
 #include "maps.h"
 
 /* Bytes of a panel's weights that stay in a first-level cache; of a larger panel those are fetched that are
- * wanted SOON, so many input channels later. */
+ * wanted SOON, so many rows later. */
 #define NEAR (24 * 1024)
 #define SOON 8
 

@@ -9,8 +9,8 @@
  *
  * Columns of zeros to the left and to the right of a map are a convolution's padding. Rows of padding are
  * not stored: a kernel is told which rows of its filter lie inside the map. Channels that fill up the last
- * block are zero. A map that is read soon after it is written is held a few rows at a time: row y lies where
- * row y % held does.
+ * block are as good as zero, and not read. A map that is read soon after it is written is held a few rows at
+ * a time: row y lies where row y % held does.
  *
  * Every shape is a constant where a kernel is called, every function is inlined, and the loops over a tile
  * are unrolled, so that its sums stay in registers.
