@@ -287,6 +287,7 @@ HEAVY = ("torch", "accelerate", "matplotlib", "sklearn", "onnx", "onnxruntime", 
 LOADED = f"import sys; print([name for name in {HEAVY!r} if name in sys.modules])"
 
 
+@pytest.mark.slow
 def test_importing_values_and_engine_brings_no_torch():
     """Nor any other engine, nor what only the command line and the report use."""
     modules = [m for m in LAYERS["values"] + LAYERS["engine"] if m not in WITH_TORCH]

@@ -209,6 +209,7 @@ def test_a_quiet_machine_and_another():
     assert conditions.glimpse().loops_ms
 
 
+@pytest.mark.slow
 def test_the_peaks_are_possible():
     one, two = measure_peaks(1), measure_peaks(2)
     for peaks in (one, two):
@@ -527,6 +528,7 @@ def test_a_first_start_that_compiles_is_said(capsys):
     assert "40.0 s to its very first logits" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("pnnx"), reason="pnnx is not installed")
 def test_a_conversion_for_ncnn_is_two_files(checkpoint, tmp_path):
     (theirs,), left_out = prepare(checkpoint, ["ncnn"], tmp_path)
@@ -673,6 +675,7 @@ def test_the_page_is_made_of_the_data_alone(found):
     assert "How the cost grows" in page and "`mobilenet_v1_100`" in page
 
 
+@pytest.mark.slow
 @in_the_repository
 def test_a_lost_row_comes_with_its_profile(checkpoint):
     render = program("render")

@@ -151,6 +151,7 @@ RELU_V1 = dataclasses.replace(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "style", "name"),
     [

@@ -271,6 +271,7 @@ def test_weights_of_nobody(capsys: pytest.CaptureFixture):
     assert "'resnet'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [80, 100, 120, 140, 200])
 def test_weights_fit_the_terminal(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, empty_cache: Path, width: int

@@ -227,6 +227,7 @@ def test_a_manifest_that_is_no_object(tmp_path, text):
     refused(written(tmp_path / "m.safetensors", text))
 
 
+@pytest.mark.slow
 def test_every_node_of_the_manifest_replaced(tmp_path):
     """Whatever stands in a field: an error in words, or a manifest that survives another round."""
     whole = json.dumps(tiny().manifest.to_json() | {"trained_on": "f" * 16})

@@ -180,6 +180,7 @@ def test_nothing_is_written_over(run, shapes_folder, tmp_path, capsys):
     assert capsys.readouterr().err.count("exists already") == 3
 
 
+@pytest.mark.slow
 def test_a_console_that_knows_only_ascii_is_no_bug():
     done = command("compare", "mobilenet_v1_full_100", "mobilenet_v1_100", env={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0
@@ -271,6 +272,7 @@ def test_names_cannot_move_the_cursor_or_speak_markup(run, shapes_folder, tmp_pa
     assert not {"\u202e", "\x1b"} & set(out)
 
 
+@pytest.mark.slow
 def test_results_are_on_stdout_and_prose_on_stderr_in_a_pipe(run, shapes_folder):
     done = command("predict", str(run), str(shapes_folder / "disc" / "00.png"), "--json")
     assert done.returncode == 0

@@ -835,6 +835,7 @@ def test_a_bundle_runs_its_own_library(bundle, checkpoint):
     assert close(checkpoint, pixels, session.run(pixels)).holds
 
 
+@pytest.mark.slow
 def test_a_bundle_predicts_without_torch_and_without_a_compiler(bundle):
     program = (
         "import sys, mobilenets; "

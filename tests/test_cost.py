@@ -190,6 +190,7 @@ def test_blocks_agree_with_every_row_of_the_architecture(variant):
 NAMES = zoo.names()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_torch_counts_the_same(name):
     """Parameters by `numel`, MACs by torch's own flop counter, memory by hooks; nothing is computed."""

@@ -12,6 +12,7 @@ from mobilenets.demo import NAMES, write_digits
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
+@pytest.mark.slow
 def test_the_digits_are_a_folder_that_can_be_scanned(tmp_path):
     from mobilenets.folder import scan
 

@@ -84,6 +84,7 @@ def nearest_colour(preprocessing, *, order="RGB", colours=None, said=IMAGENET):
     return Checkpoint(Manifest(spec, tuple(colours), said), tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
 @pytest.mark.parametrize("name", SCALINGS)
 def test_scaling_and_order_are_found_and_written_down(coloured, name, order):
@@ -151,6 +152,7 @@ def chequered(root):
     return scan(root, purpose="evaluate")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
 def test_padding_and_crop_are_found(tmp_path, padding):
     """The stem's centre falls on even pixels under one rule and on odd ones under the other."""

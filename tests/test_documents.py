@@ -229,6 +229,7 @@ def test_the_layers_are_those_of_the_test():
 PACKAGES = {name.partition(".")[0] for name in FILES if "." in name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", [ARCHITECTURE, CONTRIBUTING, FAMILY, README], ids=by_name)
 def test_names_exist(document):
     """Every `module.name` of ours in a document, and every test that is named beside its file."""

@@ -367,6 +367,7 @@ def test_a_stalled_server_is_left_and_asked_again(server: Server, tmp_path: Path
     assert ("nothing came for 1 s" if begun else "did not answer within 1 s") in told.text
 
 
+@pytest.mark.slow
 def test_a_trickle_is_a_stall(server: Server, tmp_path: Path):
     def trickle(handler: BaseHTTPRequestHandler) -> None:
         send(handler, 200, b"", Content_Length=str(len(BODY)))

@@ -336,6 +336,7 @@ def test_there_and_back(n, seed):
         assert run.collapsed[at] == (np.linalg.matrix_rank(active) < 2)
 
 
+@pytest.mark.slow
 def test_more_dimensions_lose_less():
     rows = manifold.losses()
     errors = {row.n: row.error for row in rows}
@@ -496,6 +497,7 @@ def test_a_model_is_looked_into(tmp_path):
     assert made.count("mine.safetensors") == 2 and "random weights" not in made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "lacks"),
     [
@@ -519,6 +521,7 @@ def test_a_section_says_where_a_model_has_nothing_to_show(monkeypatch, name, lac
         assert (said in made) == (what in lacks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["L", "RGBA", "1"])
 def test_any_picture_and_any_channels(tmp_path, mode):
     plain_sample(mode=mode).image.save(tmp_path / "p.png")

@@ -135,6 +135,7 @@ def test_labels_survive(bundle):
     assert lines[3].startswith(r"\u202e")
 
 
+@pytest.mark.slow
 def test_the_readme_escapes_labels_and_gives_the_score(bundle):
     text = (bundle.folder / "README.md").read_text("utf-8")
     assert "<script>" not in text
@@ -145,6 +146,7 @@ def test_the_readme_escapes_labels_and_gives_the_score(bundle):
     assert "{" not in text
 
 
+@pytest.mark.slow
 def test_a_model_without_scores_and_licence_says_so(checkpoint, converted_before, tmp_path):
     bare = export(with_manifest(checkpoint, metrics={}, licence="unstated"), out=tmp_path / "bundle")
     assert "No score on held-out pictures" in (bare.folder / "README.md").read_text("utf-8")
@@ -349,6 +351,7 @@ def test_predict_says_what_our_own_predict_says(bundle, tmp_path):
     assert [float(share) for share, _ in shown] == [round(100 * p, 1) for p in ours.probabilities]
 
 
+@pytest.mark.slow
 def test_predict_names_what_it_cannot_read(bundle, tmp_path):
     (tmp_path / "no\npicture.png").write_text("text")
     done = run(
@@ -484,6 +487,7 @@ def test_default_places(checkpoint, converted_before, tmp_path, monkeypatch):
     assert export(odd).folder == Path(".._a_b-onnx")
 
 
+@pytest.mark.slow
 def test_a_bundle_is_replaced_and_an_empty_folder_filled(checkpoint, copy, converted_before):
     (copy / "__pycache__").mkdir()
     (copy / "__pycache__" / "predict.pyc").write_bytes(b"")
@@ -610,6 +614,7 @@ def album(tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_pictures_of_the_users_own(checkpoint, album, converted_before, tmp_path):
     heard = Heard()
     result = export(checkpoint, out=tmp_path / "bundle", pictures=album, progress=heard)
@@ -649,6 +654,7 @@ def test_no_pictures(checkpoint, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
+@pytest.mark.slow
 def test_it_says_what_it_found(checkpoint, converted_before, tmp_path):
     heard = Heard()
     export(checkpoint, out=tmp_path / "bundle", progress=heard)

@@ -91,6 +91,7 @@ def test_other_channels_widths_sides_and_preprocessing(keras, tmp_path, monkeypa
     assert_same(checkpoint, write(checkpoint, "out.weights.h5"))
 
 
+@pytest.mark.slow
 def test_another_epsilon_is_folded_into_the_scales(keras, tmp_path, monkeypatch):
     """Also where the variance is smaller than the difference of the epsilons."""
     monkeypatch.chdir(tmp_path)
@@ -105,6 +106,7 @@ def test_another_epsilon_is_folded_into_the_scales(keras, tmp_path, monkeypatch)
     assert_same(checkpoint, written)
 
 
+@pytest.mark.slow
 def test_symmetric_padding_is_the_same_where_every_map_is_odd(keras, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     checkpoint = checkpoint_of(dataclasses.replace(small(resolution=65), padding="symmetric"))
@@ -135,6 +137,7 @@ def test_a_failed_comparison_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_what_differs_in_training_is_told(tmp_path):
     spec = dataclasses.replace(small(), norm_momentum=0.1, dropout=0.3)
     notes = write(checkpoint_of(spec), tmp_path / "x.weights.h5").notes
@@ -155,6 +158,7 @@ def _relu(op):
     return dataclasses.replace(op, activation="relu") if getattr(op, "activation", "") == "relu6" else op
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "said"),
     [

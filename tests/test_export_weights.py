@@ -78,6 +78,7 @@ def test_torchvision_loads_it_and_computes_the_same(torchvision, tmp_path, monke
     assert moved == (checkpoint.spec.norm_epsilon != epsilon)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", TIMM)
 def test_timm_loads_it_and_computes_the_same(timm, tmp_path, monkeypatch, case):
     checkpoint = made(TIMM[case])
@@ -117,6 +118,7 @@ def with_stem(activation):
     return dataclasses.replace(zoo.v2(0.35, classes=5), blocks=(changed, *rest))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("to", "spec", "said"),
     [

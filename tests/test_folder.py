@@ -262,6 +262,7 @@ def test_the_split_depends_on_seed_and_bytes_alone(tmp_path, monkeypatch):
     assert scan(tmp_path / "one") == one
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     n=st.integers(3, 400),

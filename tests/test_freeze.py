@@ -72,6 +72,7 @@ def train_the_blocks(network):
     network.blocks[0].conv.norm.train()
 
 
+@pytest.mark.slow
 @each_spec
 @pytest.mark.parametrize("disturb", [None, train_every_module, train_the_blocks])
 def test_a_frozen_body_keeps_its_bits(spec, disturb):

@@ -99,6 +99,7 @@ def test_the_tensors_arrive_unchanged(tmp_path):
     assert list(imported.decisions) == provenance["decisions"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", ["state_dict", "model", "state_dict_ema"])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model."])
 def test_wrappers_and_prefixes_are_taken_off(tmp_path, wrap, prefix):
@@ -461,6 +462,7 @@ def test_another_architecture(tmp_path):
     assert "'conv1.weight' with shape (64, 3, 7, 7)" in message and "mobilenet_v2" in message
 
 
+@pytest.mark.slow
 def test_torch_load_is_called_in_one_place_and_restricted():
     calls, loaders = [], ("torch.load", "pickle.load", "pickle.loads")
     for path in Path(mobilenets.__file__).parent.rglob("*.py"):

@@ -45,6 +45,7 @@ def assert_equal(result, spec, tensors):
 # --- every network in every layout --------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", KERAS.prefixes)
 @pytest.mark.parametrize("write", ["keras 2", "keras 3", "keras 3 without names", "tf.keras 2.12"])
 def test_every_network_in_every_layout(tmp_path, prefix, write):
@@ -227,6 +228,7 @@ def five_dimensions(layers):
     layers["predictions"]["bias"] = np.zeros((1, 1, 1, 1, 5), np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -465,6 +467,7 @@ def test_an_archive_names_its_layers_by_its_configuration(tmp_path):
     assert not any("no names" in note for note in result.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -611,6 +614,7 @@ def test_a_side_that_is_no_multiple_of_32_is_told(tmp_path):
     assert any("100 px is no multiple of 32" in note for note in result.notes)
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_but_h5py(tmp_path):
     """Reading needs neither Keras nor TensorFlow."""
     import subprocess

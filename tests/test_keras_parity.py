@@ -165,6 +165,7 @@ def without_names(path):
         file.visititems(lambda _, item: item.attrs.clear())
 
 
+@pytest.mark.slow
 def test_one_output_gives_keras_own_probability(keras, tmp_path):
     network = reference.randomised(reference.spec_of("mobilenet_v2", 0.35, classes=1, resolution=64))
     theirs = reference.model(keras, "mobilenet_v2", 0.35, side=64, classes=1, classifier_activation="sigmoid")
@@ -176,6 +177,7 @@ def test_one_output_gives_keras_own_probability(keras, tmp_path):
     torch.testing.assert_close(ours[:, 1:], reference.run(theirs, pictures))
 
 
+@pytest.mark.slow
 def test_a_base_alone_says_what_is_missing(keras, tmp_path):
     base = reference.model(keras, "mobilenet_v3_small", 0.75, side=64, include_top=False, pooling="avg")
     with pytest.raises(

@@ -62,6 +62,7 @@ def stored_tensors(network):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", zoo.names())
 def test_tensors_are_those_of_the_spec_in_order(name):
     spec = zoo.build(name, classes=7, channels=1)
@@ -92,6 +93,7 @@ def test_any_legal_spec_builds_runs_and_agrees(spec):
             assert sides[layer.path] == (2, layer.c_out, layer.size_out, layer.size_out)
 
 
+@pytest.mark.slow
 @each_spec
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (32, 32), (75, 49), (40, 128)])
 def test_features_come_at_every_stride_and_at_any_size(spec, height, width):
@@ -279,6 +281,7 @@ def checkpoint_of(network):
     )
 
 
+@pytest.mark.slow
 @each_spec
 def test_a_checkpoint_gives_the_same_network(spec):
     network = trained(spec).to(memory_format=torch.channels_last)
@@ -437,6 +440,7 @@ def test_channels_last_is_kept_and_agrees(spec):
     assert all(feature.is_contiguous(memory_format=torch.channels_last) for feature in maps)
 
 
+@pytest.mark.slow
 @each_spec
 def test_trains_under_autocast_in_bf16(spec):
     network = trained(spec).train()

@@ -266,6 +266,7 @@ def test_extensions():
     assert all(extension == extension.lower() for extension in formats.EXTENSIONS)
 
 
+@pytest.mark.slow
 @settings(max_examples=800, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     name=st.sampled_from(sorted(USABLE)),

@@ -285,6 +285,7 @@ def test_nothing_of_matplotlib_is_left_changed(plain):
     assert settings() == before
 
 
+@pytest.mark.slow
 def test_pictures_repeat_to_the_byte(plain):
     record, run, _ = plain
     assert charts.Curves(record.history, record.best_epoch).together() == (run / "curves.png").read_bytes()

@@ -242,6 +242,7 @@ def test_without_a_peers_runtime(bundle, monkeypatch, module, session, extra):
         session(bundle)
 
 
+@pytest.mark.slow
 def test_a_bundle_runs_without_torch(bundle):
     program = f"""
 import sys

@@ -140,6 +140,7 @@ def wide_and_narrow(draw):
     return wide, dataclasses.replace(wide, blocks=tuple(body), head=head)
 
 
+@pytest.mark.slow
 @given(wide_and_narrow(), st.integers(0, 2**16))
 @settings(max_examples=20, deadline=None)
 def test_a_network_hidden_in_a_wider_one_is_found_again(pair, seed):
@@ -150,6 +151,7 @@ def test_a_network_hidden_in_a_wider_one_is_found_again(pair, seed):
     assert logits(slice_width(wide, narrow_spec)).shape == (2, narrow_spec.classes)
 
 
+@pytest.mark.slow
 @each_family
 def test_the_narrow_network_computes_what_it_did_inside_the_wide_one(family):
     wide_spec = FAMILY[family]
@@ -168,6 +170,7 @@ def test_the_narrow_network_computes_what_it_did_inside_the_wide_one(family):
     assert same_bits(found.tensors, narrow.tensors)
 
 
+@pytest.mark.slow
 @each_family
 def test_the_same_width_gives_the_same_bits(family):
     checkpoint = random_checkpoint(FAMILY[family])

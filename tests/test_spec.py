@@ -30,11 +30,13 @@ STEM = Block((Conv("conv", 3, 8, 2, "relu"),), stage=0)
 TINY = Spec(name="tiny", source="here", blocks=(STEM,), classes=2)
 
 
+@pytest.mark.slow
 @given(specs())
 def test_json_gives_back_an_equal_spec(spec):
     assert from_json(json.loads(json.dumps(to_json(spec)))) == spec
 
 
+@pytest.mark.slow
 @given(specs())
 def test_layers_hand_their_shapes_on(spec):
     rows = list(layers(spec))

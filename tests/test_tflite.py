@@ -81,6 +81,7 @@ STYLES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
 @pytest.mark.parametrize(("prefix", "width", "style"), STYLES)
 def test_a_network_comes_back_whatever_the_converter_made_of_it(prefix, width, style, padding):
@@ -107,6 +108,7 @@ def folded_weight(checkpoint, path):
     return folded(checkpoint.spec, checkpoint.tensors)[path][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["uint8", "int8", "float16"])
 @pytest.mark.parametrize(
     ("prefix", "width", "style"),
@@ -230,6 +232,7 @@ def normalised(style, channels=3, padding="same", **metadata):
     return found.preprocessing, found.preprocessing_is_known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_the_range_of_a_quantised_input_says_the_convention(channels):
     for kind in ("uint8", "int8"):
@@ -515,6 +518,7 @@ def test_damaged_files_end_in_the_designed_error(data):
     opened(bytes(damaged))
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 2, 3, 4, 8, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF]))
 def test_damaged_tables_end_in_the_designed_error(seed, value):

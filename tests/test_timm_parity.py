@@ -133,6 +133,7 @@ def test_other_padding_epsilon_classes_and_channels(timm, name, spec):
     assert_equal_to_the_bit(network, with_our_weights(theirs, network), (64, 75), spec.channels)
 
 
+@pytest.mark.slow
 @each_network
 def test_names_are_timms_in_timms_order(timm, name):
     family, width = NETWORKS[name]
@@ -154,6 +155,7 @@ def test_a_state_dict_saved_from_timm_comes_in(timm, name, tmp_path):
         assert torch.equal(from_checkpoint(imported)(x), theirs(x))
 
 
+@pytest.mark.slow
 def test_our_weights_go_out_under_timms_names(timm, tmp_path):
     spec = zoo.v3_small(classes=3)
     network = randomised(spec)

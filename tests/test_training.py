@@ -114,12 +114,14 @@ def test_the_checkpoint_describes_itself(trained, folder):
     assert len(checkpoints.load(trained.path).trained_on) == len(folder.split("train"))
 
 
+@pytest.mark.slow
 def test_one_seed_gives_the_same_bits_twice(folder, tmp_path):
     runs = [train(folder, model=SPEC, recipe=QUICK, out=tmp_path / str(i), device="cpu") for i in range(2)]
     assert same(runs[0].checkpoint.tensors, runs[1].checkpoint.tensors)
     assert [r.loss for r in runs[0].record.history] == [r.loss for r in runs[1].record.history]
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_bits(folder, tmp_path):
     runs = [
         train(folder, model=SPEC, recipe=QUICK, seed=i, out=tmp_path / str(i), device="cpu") for i in range(2)
@@ -227,6 +229,7 @@ def test_training_works_in_another_thread(folder, tmp_path):
     assert done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unfreeze", [0, 4])
 def test_frozen_batch_norms_are_bit_identical_after_training(trained, folder, tmp_path, unfreeze):
     recipe = dataclasses.replace(QUICK, freeze=Freeze(unfreeze_blocks=unfreeze))
@@ -255,6 +258,7 @@ def test_head_only_changes_nothing_but_the_classifier(trained, folder, tmp_path)
     assert run.record.history[0].phase == "head"
 
 
+@pytest.mark.slow
 def test_finetuning_inherits_licence_parent_and_pictures(trained, folder, tmp_path):
     licensed = dataclasses.replace(
         trained.checkpoint, manifest=dataclasses.replace(trained.checkpoint.manifest, licence="CC-BY-4.0")
@@ -279,6 +283,7 @@ def test_a_diverging_loss_stops_and_keeps_the_best(folder, tmp_path, monkeypatch
     assert all(np.isfinite(t).all() for t in tensors(tmp_path / "r").values())
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_best_model_so_far(folder, tmp_path, monkeypatch):
     saves = []
     real = checkpoints.write_bytes
