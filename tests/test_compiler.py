@@ -19,7 +19,7 @@ import torch
 from calibrated import TINY, calibrated
 from heard import Heard
 from mobilenets import zoo
-from mobilenets.compiler import pairs, plan_of, strips, targets, toolchain, translate
+from mobilenets.compiler import pairs, plan_of, planning, strips, targets, toolchain, translate
 from mobilenets.compiler.emission import comment, text
 from mobilenets.compiler.fetching import fetches
 from mobilenets.compiler.folding import Convolution
@@ -184,6 +184,7 @@ def test_any_legal_network_computes_the_same(spec, far, precision, fp32_maps):
     expected = in_float64(checkpoint, pixels)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(strips, "FAR", far)
+        patch.setattr(planning, "FEW", 0)
         program = translate(checkpoint, precision=precision, fp32_maps=fp32_maps)
         library = Library(toolchain.cached_library(program), threads=2)
     near = 1e-3 if precision == "fp32" else 0.1
@@ -428,6 +429,7 @@ def test_wide_maps_in_bf16(tmp_path, path):
 def test_weights_in_bf16_are_the_same_on_every_path(tmp_path, monkeypatch, spec, far):
     """Maps are fp32: paths compute the same, and what differs from float64 is that weights are rounded."""
     monkeypatch.setattr(strips, "FAR", far)
+    monkeypatch.setattr(planning, "FEW", 0)
     checkpoint = calibrated(spec)
     steps = plan_of(checkpoint, precision="bf16", fp32_maps=True).steps
     if spec is GATED and far:
@@ -467,6 +469,7 @@ def test_a_bundle_in_bf16_says_so(checkpoint, tmp_path, monkeypatch, multiplies)
     """And where products of it are no faster, that weights alone are."""
     need(targets.AVX512_BF16 if multiplies else targets.SSE2)
     monkeypatch.setattr("mobilenets.exporting.c.multiplies_bf16", lambda compiler: multiplies)
+    monkeypatch.setattr(planning, "FEW", 0)
     heard = Heard()
     bundle = export(checkpoint, "c", out=tmp_path / "bundle", precision="bf16", progress=heard)
     assert any("this processor has no faster products of bf16" in line for line in heard.lines) != multiplies
@@ -497,6 +500,17 @@ def test_which_libraries_multiply_bf16(monkeypatch, target, defined, vendor, has
     monkeypatch.setattr(toolchain, "instructions", lambda: f"vendor_id: {vendor}")
     compiler = toolchain.Compiler(("cc",), "", targets.find_target(target))
     assert toolchain.multiplies_bf16(compiler) == has
+
+
+def test_a_convolution_of_few_weights_keeps_them_in_fp32():
+    """Beside maps in fp32: they are few, and count as much as any other's."""
+    steps = list(plan_of(zoo.build("mobilenet_v2_100"), precision="bf16", fp32_maps=True).kernels)
+    sizes = {step.in_twos: [] for step in steps if isinstance(step, Convolve)}
+    for step in steps:
+        if isinstance(step, Convolve):
+            sizes[step.in_twos].append(step.own.weight.size)
+    assert max(sizes[1]) <= planning.FEW < min(sizes[2])
+    assert sum(sizes[1]) < 0.04 * sum(sizes[2])
 
 
 def test_precisions_that_there_are_not(checkpoint, tmp_path):
@@ -549,9 +563,38 @@ def of_three_blocks(inputs):
 
 
 @pytest.mark.parametrize("inputs", [1, 4, 23])
+def test_weights_of_a_linear_layer_keep_24_bits(inputs):
+    weight = of_three_blocks(inputs)
+    words, units = pack_linear(Convolution("", weight[:, :, None, None], np.zeros(37)), 3)
+    three = words.reshape(inputs, 3, 16)
+    lowest = three & 255
+    fourth = (lowest[:, 0] << 24 | lowest[:, 1] << 16 | lowest[:, 2] << 8).astype(np.int32)[:, None]
+    read = (
+        np.concatenate([three, fourth], axis=1).reshape(inputs, 64).astype(np.float32)
+    )  # as the kernel does
+    assert not read[:, 48:].any()
+    found = (read[:, :48] * units).T[:37]
+    largest = abs(weight).max(axis=1, keepdims=True)
+    assert (abs(found - weight) <= np.maximum(largest * 2.0**-23.5, 2.0**-117)).all()
+
+
+def test_a_weight_that_is_far_larger_than_the_others_has_24_bits():
+    spec = dataclasses.replace(TINY, blocks=(Block((Conv("wide", 3, 400, 2, "relu6"),), stage=0),))
+    checkpoint = calibrated(spec)
+    outlier = checkpoint.tensors["classifier.weight"].copy()
+    outlier[3, 7] = 40 * abs(outlier[3]).max()
+    larger = dataclasses.replace(checkpoint, tensors={**checkpoint.tensors, "classifier.weight": outlier})
+    last = [plan_of(each).steps[-1] for each in (checkpoint, larger)]
+    assert [step.words for step in last] == [2, 3]
+    pixels = pictures(spec, 4)
+    for each in (checkpoint, larger):
+        assert close(each, pixels, Library(toolchain.cached_library(translate(each))).run(pixels)).holds
+
+
+@pytest.mark.parametrize("inputs", [1, 4, 23])
 def test_weights_of_a_linear_layer_keep_21_bits(inputs):
     weight = of_three_blocks(inputs)
-    words, units = pack_linear(Convolution("", weight[:, :, None, None], np.zeros(37)))
+    words, units = pack_linear(Convolution("", weight[:, :, None, None], np.zeros(37)), 2)
     first, second = words.reshape(inputs, 2, 16).swapaxes(0, 1)
     third = (first << 21 | (second << 11 & 0x1FF800)).astype(np.int32)
     read = (
@@ -714,9 +757,10 @@ int main(void) {
     ],
     ids=lambda each: getattr(each, "name", each),
 )
-def test_sanitizers_find_nothing(tmp_path, path, precision):
+def test_sanitizers_find_nothing(tmp_path, monkeypatch, path, precision):
     """AddressSanitizer and UndefinedBehaviorSanitizer, memory of exactly the size asked for, odd shapes."""
     need(path)
+    monkeypatch.setattr(planning, "FEW", 0)
     spec = dataclasses.replace(TINY, resolution=37)
     odd = '"\\n??/é*/'
     checkpoint = calibrated(spec, labels=(odd, *"bcde"))
@@ -742,8 +786,9 @@ def test_sanitizers_find_nothing(tmp_path, path, precision):
     [(targets.SCALAR, "fp32"), (targets.AVX2, "bf16"), (targets.AMX_BF16, "bf16")],
     ids=lambda each: getattr(each, "name", each),
 )
-def test_it_compiles_without_a_warning(checkpoint, tmp_path, path, precision):
+def test_it_compiles_without_a_warning(checkpoint, tmp_path, monkeypatch, path, precision):
     need(path)
+    monkeypatch.setattr(planning, "FEW", 0)
     program = translate(checkpoint, precision=precision, fp32_maps=path not in BF16)
     toolchain.write_sources(program, [path], tmp_path)
     flags = ("-std=gnu11", "-O1", "-ffp-contract=fast", "-Wall", "-Wextra", "-Werror", *path.flags)
@@ -772,11 +817,12 @@ def test_maps_that_are_alive_together_do_not_overlap(checkpoint):
             assert apart or not together
 
 
-def test_shapes_are_enough_to_know_the_memory(checkpoint):
+def test_shapes_are_enough_to_know_the_memory(checkpoint, monkeypatch):
     plan, same = plan_of(checkpoint), plan_of(checkpoint.spec)
     assert (same.arena_bytes, same.ring_bytes) == (plan.arena_bytes, plan.ring_bytes)
     assert [step.title for step in same.steps] == [step.title for step in plan.steps]
     assert weights_bytes(same) == translate(checkpoint).weights.nbytes
+    monkeypatch.setattr(planning, "FEW", 0)
     for how in ({}, {"fp32_maps": True}):
         in_bf16 = plan_of(checkpoint.spec, precision="bf16", **how)
         assert weights_bytes(in_bf16) == translate(checkpoint, precision="bf16", **how).weights.nbytes

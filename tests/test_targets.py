@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed: pip install 'mobilenets[train]'")
 
 from calibrated import calibrated
-from mobilenets.compiler import toolchain, translate
+from mobilenets.compiler import planning, toolchain, translate
 from mobilenets.compiler.targets import TARGETS
 from mobilenets.errors import EnvironmentFault, UnknownName
 from mobilenets.exporting import export
@@ -41,6 +41,14 @@ OF_THE_SYSTEM = {
 
 
 pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _weights_in_bf16():
+    """The network here has no convolution of many weights."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "FEW", 0)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -404,7 +404,7 @@ class _Emitter:
             values, units = pack_linear_upper(convolution)
             first = self.weights.add_upper(values)
         else:
-            words, units = pack_linear(convolution)
+            words, units = pack_linear(convolution, step.words)
             first = self.weights.add_words(words)
         operands = [
             ("const float *in", self._at(source)),

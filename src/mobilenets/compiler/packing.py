@@ -152,19 +152,24 @@ def pack_depthwise(convolution: Convolution, block: int) -> NDArray[np.float64]:
     return filled.reshape(-1, block, kernel, kernel).transpose(0, 2, 3, 1)
 
 
-def pack_linear(convolution: Convolution) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Weights of 21 bits, three in two words, and the unit of each channel.
+def pack_linear(convolution: Convolution, words: int) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Weights of 21 bits, three in two `words`, or of 24, four in three, and the unit of each channel.
 
-    [three blocks][input][2][channel of a block], where the three are of three blocks. The largest weight of a
-    channel is nearly 2³¹ units of a word's lowest bit. The third weight's bits are the lowest of the two
-    words; what they add to the others is taken off before those are rounded. So every weight is as near as
-    1.1 · 2⁻²¹ of the channel's largest.
+    [blocks together][input][words][channel of a block]. The largest weight of a channel is nearly 2³¹ units
+    of a word's lowest bit. The last weight's bits are the lowest of the words; what they add to the others
+    is taken off before those are rounded. So every weight is as near as 1.1 · 2⁻²¹ or 2⁻²⁴ of the channel's
+    largest.
     """
-    threes, units = _side_by_side(convolution, 3, 2**31 - 2**12)
-    third = np.round(threes[..., 2, :] / 2**11).astype(np.int64)
-    lowest = np.stack([third >> 10 & 0x7FF, third & 0x3FF], axis=-2)
-    words = 2**11 * np.round((threes[..., :2, :] - lowest) / 2**11).astype(np.int64) + lowest
-    return words.astype(np.int32).reshape(-1), units
+    below = {2: (11, 10), 3: (8, 8, 8)}[words]  # bits of the last weight in each word
+    free = 32 - sum(below)  # of every word, for the last weight
+    values, units = _side_by_side(convolution, words + 1, 2**31 - 2 ** (free + 1))
+    last = np.round(values[..., words, :] / 2**free).astype(np.int64)
+    after = [sum(below[place + 1 :]) for place in range(words)]
+    lowest = np.stack(
+        [last >> shift & 2**bits - 1 for shift, bits in zip(after, below, strict=True)], axis=-2
+    )
+    packed = 2**free * np.round((values[..., :words, :] - lowest) / 2**free).astype(np.int64) + lowest
+    return packed.astype(np.int32).reshape(-1), units
 
 
 def pack_linear_upper(convolution: Convolution) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

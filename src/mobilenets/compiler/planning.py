@@ -111,6 +111,9 @@ def plan(spec: Spec, network: Network, maps: Precision = FP32, weights: Precisio
     return Plan(spec, maps, steps, places, current, size, rings, ring_size)
 
 
+FEW = 16 * 1024
+"""Weights of a convolution that stay fp32 beside maps in fp32: such convolutions have a thirtieth of a
+network's weights, and rounding those may do two thirds of what rounding does to its logits (LOG.md)."""
 _PIXELS_BF16 = 8
 """Of a tile of a depthwise convolution in bf16: two vectors of sums each, beside a row of its weights."""
 
@@ -177,10 +180,14 @@ class _Builder:
                     half=ends_in_half(entering, out, convolution.groups, convolution.kernel),
                 ),
                 add=add,
-                weights_in=FP32 if entering is self.steps[0].writes else self.weights_in,
+                weights_in=self._weights_in(convolution, entering),
             )
         )
         return out
+
+    def _weights_in(self, convolution: Convolution, entering: Map) -> Precision:
+        few = self.precision == FP32 and convolution.weight.size <= FEW
+        return FP32 if few or entering is self.steps[0].writes else self.weights_in
 
     def depthwise(self, convolution: Convolution, entering: Map) -> Map:
         entering = self._in_blocks(entering)

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
+
 from mobilenets.compiler.folding import Activation, Convolution
 
 LINE = 64
@@ -157,8 +159,18 @@ def linear(step: "Step") -> "Step":
         or any(at.precision != FP32 or at.block != FP32.block for at in (*step.reads, step.writes))
     ):
         return step
-    words = 2 if step.weights_in == FP32 else 1
+    words = 1 if step.weights_in == BF16 else 3 if _has_outliers(step.convolution) else 2
     return Linear(step.title, step.reads, step.writes, step.convolution, words)
+
+
+_OUTLIER = 16
+"""Times the root mean square of its output's weights: what is larger leaves few of 21 bits to the others."""
+
+
+def _has_outliers(convolution: Convolution) -> bool:
+    """Whether an output has a weight that is far larger than its others."""
+    weight = convolution.weight[:, :, 0, 0]
+    return bool((np.abs(weight).max(axis=1) > _OUTLIER * np.sqrt((weight**2).mean(axis=1))).any())
 
 
 def ends_in_half(entering: Map, out: Map, groups: int, kernel: int) -> bool:
@@ -261,7 +273,7 @@ class Linear(_Step):
 
     convolution: Convolution
     words: int
-    """That three weights of 21 bits share, 2, or two of 16 bits, 1."""
+    """That one weight more share: three of 21 bits 2, four of 24 bits 3, two of 16 bits 1."""
     places: Map | None = None
     """Behind a ReLU, a thread's memory for the numbers of the inputs that are not zero, of two bytes each."""
 

@@ -205,11 +205,12 @@ INLINE void convolve(Convolution s, int panels_first, const float *in, const flo
 
 /* A linear layer. Every weight is used once and comes from far, so it has few bits: it is a whole number of `units`, of
  * which each output has its own. Weights [some blocks of outputs][input][words][output of the block]. Three blocks share
- * two words, 21 bits each: those of two are the upper ones of the words, those of the third lie below. Or two blocks share
- * one word, 16 bits each. What lies below a weight was thought of when it was rounded. */
+ * two words, 21 bits each: those of two are the upper ones of the words, those of the third lie below. Or four blocks
+ * share three words, 24 bits each, or two one word, 16 bits each. What lies below a weight was thought of when it was
+ * rounded. */
 typedef struct {
     int inputs, blocks;     /* blocks of outputs */
-    int words;              /* 2, or 1; one block more shares them */
+    int words;              /* 1, 2 or 3; one block more shares them */
     Activation activation;
 } Linear;
 
@@ -224,7 +225,13 @@ INLINE void load_shared(Linear s, const int32_t *from, vec *weights) {
     const ints second = load_ints(from + BLOCK);
     weights[0] = from_ints(first);
     weights[1] = from_ints(second);
-    weights[2] = from_ints((ints)((words)first << 21 | ((words)second << 11 & 0x1ff800)));
+    if (s.words == 2) {
+        weights[2] = from_ints((ints)((words)first << 21 | ((words)second << 11 & 0x1ff800)));
+        return;
+    }
+    const ints third = load_ints(from + 2 * BLOCK);
+    weights[2] = from_ints(third);
+    weights[3] = from_ints((ints)((words)first << 24 | ((words)second << 16 & 0xff0000) | ((words)third << 8 & 0xff00)));
 }
 
 /* Behind a ReLU, `places` has room for the numbers of all inputs and of INPUTS_AHEAD: the weights of those that are zero
@@ -245,8 +252,8 @@ INLINE void linear(Linear s, const float *in, const int32_t *weights, const floa
     for (int group = some.first; group < some.last; group++) {
         const int32_t *theirs = weights + (size_t)group * s.inputs * row;
         for (int lane = 0; lane < BLOCK; lane += LANES) {
-            vec sums[CHAINS][VECTORS][3];
-            UNROLL for (int i = 0; i < CHAINS * VECTORS * 3; i++) (&sums[0][0][0])[i] = all(0);
+            vec sums[CHAINS][VECTORS][4];
+            UNROLL for (int i = 0; i < CHAINS * VECTORS * 4; i++) (&sums[0][0][0])[i] = all(0);
             for (int i = 0; i < count; i += CHAINS) {
                 UNROLL for (int chain = 0; chain < CHAINS; chain++) {
                     if (chain && i + chain == count)
@@ -257,7 +264,7 @@ INLINE void linear(Linear s, const float *in, const int32_t *weights, const floa
                         UNROLL for (int k = 0; k < s.words; k++) __builtin_prefetch(soon + k * BLOCK);
                     const vec x = all(in[input]);
                     UNROLL for (int v = 0; v < VECTORS; v++) {
-                        vec w[3];
+                        vec w[4];
                         load_shared(s, theirs + (size_t)input * row + lane + v * VECTOR, w);
                         UNROLL for (int k = 0; k < blocks; k++) sums[chain][v][k] += x * w[k];
                     }
