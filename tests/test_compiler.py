@@ -579,7 +579,8 @@ def test_weights_of_a_linear_layer_keep_24_bits(inputs):
 
 
 def test_a_weight_that_is_far_larger_than_the_others_has_24_bits():
-    spec = dataclasses.replace(TINY, blocks=(Block((Conv("wide", 3, 400, 2, "relu6"),), stage=0),))
+    wide = Block((Conv("wide", 3, 400, 2, "relu6"),), stage=0)
+    spec = dataclasses.replace(TINY, blocks=(wide,), head=())
     checkpoint = calibrated(spec)
     outlier = checkpoint.tensors["classifier.weight"].copy()
     outlier[3, 7] = 40 * abs(outlier[3]).max()
