@@ -71,7 +71,8 @@ class Compiler:
         kept = [
             flag for flag in kept if not flag.startswith(("-mfpu=", "-mfloat-abi=", "-mthumb", "-static"))
         ]
-        return tuple(re.sub("-m(arch|cpu)=.*", _for_zig, flag) for flag in kept)
+        units = "".join(_UNITS_OF_ZIG.get(flag, "") for flag in flags)
+        return tuple(re.sub("-m(arch|cpu)=.*", lambda flag: _for_zig(flag) + units, flag) for flag in kept)
 
     @property
     def is_clang(self) -> bool:
@@ -83,6 +84,13 @@ class Compiler:
         done = _run((*self.command, *self.told(flags), "-dM", "-E", "-x", "c", os.devnull))
         lines = done.stdout.splitlines() if done.returncode == 0 else []
         return frozenset(line.split()[1] for line in lines if line.startswith("#define "))
+
+
+_UNITS_OF_ZIG = {
+    "-mfpu=fpv4-sp-d16": "+vfp4d16sp",
+    "-mfpu=fpv5-sp-d16": "+fp_armv8d16sp",
+}
+"""A Cortex-M's floating-point unit: without it, zig calls a function for every product."""
 
 
 def _for_zig(flag: re.Match[str]) -> str:
