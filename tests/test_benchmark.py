@@ -8,6 +8,7 @@ import importlib.util
 import json
 import math
 import random
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,12 +28,14 @@ from mobilenets.benchmark.samples import Interval, median_interval, quantile, ra
 from mobilenets.benchmark.worker import Turn, pictures, timed_between, warm_up
 from mobilenets.benchmark.yardstick import Reading, Yardstick, calm, usual
 from mobilenets.cli import benching, run_command
-from mobilenets.compiler import plan_of
+from mobilenets.compiler import plan_of, planning
+from mobilenets.compiler.targets import LIBRARY
 from mobilenets.cost import count
 from mobilenets.errors import EnvironmentFault, InputError
 from mobilenets.exporting import export, peers
 from mobilenets.exporting.peers import prepare, with_random_weights
 from mobilenets.runtime import ENGINES as RUNTIMES
+from mobilenets.runtime.shared_library import Library
 from mobilenets.runtime.torch_session import TorchSession
 from mobilenets.tolerances import BF16_RELATIVE, LOGITS_RELATIVE, agreement
 
@@ -473,6 +476,22 @@ def test_an_engine_without_bf16_is_left_out(checkpoint, tmp_path):
     candidates, left_out = prepare(checkpoint, names, tmp_path, precision="bf16")
     assert [each.engine for each in candidates] == ["torch-channels-last"]
     assert all("fp32 alone" in each.why for each in left_out)
+
+
+@pytest.mark.slow
+def test_ours_has_bf16_everywhere(checkpoint, tmp_path, monkeypatch):
+    """In its weights, where products of it are no faster; and it is not fp32 that is timed."""
+    monkeypatch.setattr(peers, "multiplies_bf16", lambda compiler: False)
+    monkeypatch.setattr(planning, "FEW", 0)
+    answers = []
+    for precision in engines.PRECISIONS:
+        (tmp_path / precision).mkdir()
+        (ours,), left_out = prepare(checkpoint, ["compiled"], tmp_path / precision, precision=precision)
+        assert left_out == []
+        with closing(Library(ours.model / LIBRARY, threads=1)) as library:
+            answers.append(library.run(pictures(TINY, 2)))
+    found = agreement(*answers, BF16_RELATIVE)
+    assert found.holds and found.relative > 1e-4
 
 
 @pytest.mark.slow

@@ -28,6 +28,8 @@ __all__ = ["Plan", "Program", "plan_of", "translate"]
 def plan_of(model: Checkpoint | Spec, *, precision: str = "fp32", fp32_maps: bool = False) -> Plan:
     """The steps, tiles and arena of the compiled network; they follow from shapes, so a `Spec` will do.
 
+    Of the weights' size so much does not: a linear layer with outliers has 24 bits for 21, a `Spec` has none.
+
     `precision` is that of weights and, but for `fp32_maps`, of maps: with those, what has its weights in bf16
     runs on every processor (`toolchain.multiplies_bf16`). Raises `UnknownName` for a precision that there is
     not.

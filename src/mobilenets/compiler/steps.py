@@ -243,9 +243,8 @@ class Convolve(_Step):
     @property
     def in_twos(self) -> int:
         """2 where maps are fp32 and weights bf16, of which those of two inputs share a word; else 1."""
-        return (
-            2 if self.own is not None and self.weights_in == BF16 and self.reads[0].precision == FP32 else 1
-        )
+        beside_fp32 = self.weights_in == BF16 and self.reads[0].precision == FP32
+        return 2 if self.own is not None and beside_fp32 else 1
 
     @property
     def macs(self) -> int:

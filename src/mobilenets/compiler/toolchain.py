@@ -65,7 +65,9 @@ class Compiler:
 
         clang, which zig is as well, has neither the faults that `OF_GCC` and `-Wa,` mend, nor those flags.
         """
-        kept = [flag for flag in flags if not (self.is_clang and (flag in OF_GCC or flag.startswith("-Wa,")))]
+        kept = [
+            flag for flag in flags if not (self._is_clang and (flag in OF_GCC or flag.startswith("-Wa,")))
+        ]
         if "ziglang" not in self.command:
             return tuple(kept)
         kept = [
@@ -75,8 +77,7 @@ class Compiler:
         return tuple(re.sub("-m(arch|cpu)=.*", lambda flag: _for_zig(flag) + units, flag) for flag in kept)
 
     @property
-    def is_clang(self) -> bool:
-        """Whether it takes clang's flags, as zig does."""
+    def _is_clang(self) -> bool:
         return "clang" in self.version or "ziglang" in self.command
 
     def macros(self, flags: Sequence[str]) -> frozenset[str]:
