@@ -328,6 +328,7 @@ def test_zig_is_told_the_processor_its_way():
         "-mcpu=cortex_m4+vfp4d16sp",
         "-fshort-enums",
     )
+    assert zig.told(TARGETS["cortex-m55"].flags)[0] == "-mcpu=cortex_m55+mve_fp"
     assert zig.told(["-march=x86-64-v4"]) == ("-mcpu=x86_64_v4",)
 
 

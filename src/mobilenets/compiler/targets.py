@@ -114,7 +114,7 @@ def _cortex(core: str, fpu: str, macro: str) -> Target:
     """One object, for a firmware to link; it needs `memcpy` and `memset`, as C compilers do."""
     return Target(
         paths=(SCALAR,),
-        zig=("-target", "thumb-freestanding-eabihf", "-fno-unwind-tables"),
+        zig=("-target", "thumb-freestanding-eabihf", "-fno-unwind-tables", "-g0", "-meabi", "gnu"),
         cross=("arm-none-eabi-gcc",),
         macros=frozenset({macro, "__thumb__"}),
         machine=("none", core),

@@ -90,8 +90,9 @@ class Compiler:
 _UNITS_OF_ZIG = {
     "-mfpu=fpv4-sp-d16": "+vfp4d16sp",
     "-mfpu=fpv5-sp-d16": "+fp_armv8d16sp",
+    "-mfpu=auto": "+mve_fp",
 }
-"""A Cortex-M's floating-point unit: without it, zig calls a function for every product."""
+"""A Cortex-M's floating-point unit, without which zig calls a function for every product."""
 
 
 def _for_zig(flag: re.Match[str]) -> str:
