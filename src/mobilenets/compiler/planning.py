@@ -20,7 +20,6 @@ from mobilenets.compiler.steps import (
     ALIGNMENT,
     BF16,
     FP32,
-    REGISTERS,
     Add,
     Convolve,
     Depthwise,
@@ -40,7 +39,7 @@ from mobilenets.compiler.steps import (
     written_by,
 )
 from mobilenets.compiler.strips import in_strips, lay_rings
-from mobilenets.compiler.tiling import even_pixels, tiling
+from mobilenets.compiler.tiling import depthwise_pixels, even_pixels, tiling
 from mobilenets.spec import Spec, output_size
 
 
@@ -197,7 +196,7 @@ class _Builder:
         if self.precision == BF16:
             pixels: tuple[int, ...] = (even_pixels(size, _PIXELS_BF16),)
         else:
-            pixels = tuple(even_pixels(size, min(14, kind.sums - 5)) for kind in REGISTERS.values())
+            pixels = depthwise_pixels(size, convolution.kernel, convolution.stride)
         title = _title(convolution, entering, out)
         self.steps.append(Depthwise(title, (entering,), out, convolution, before, pixels))
         return out

@@ -122,6 +122,18 @@ def half_pixels(columns: int) -> tuple[int, ...]:
     return tuple(even_pixels(columns, max(1, min(14, pixels))) for pixels in most)
 
 
+def depthwise_pixels(columns: int, kernel: int, stride: int) -> tuple[int, ...]:
+    """Pixels of a tile of a depthwise convolution, one vector of channels, for each of `REGISTERS`.
+
+    AVX-512's registers hold the line that a small tile reads, as well. A 5 × 5 kernel of stride 1 does so
+    much with each of its weights that a wide tile without the line is faster.
+    """
+    most = [min(14, kind.sums - 5) for kind in REGISTERS.values()]
+    if kernel == 3 or stride == 2:
+        most[0] = 8
+    return tuple(even_pixels(columns, pixels) for pixels in most)
+
+
 _OPERANDS = {"hard_swish": 6, "hard_sigmoid": 6, "gelu": 6}
 """Registers that an activation wants beside the sums, where it is more than one instruction of constants."""
 

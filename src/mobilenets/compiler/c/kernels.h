@@ -287,9 +287,9 @@ INLINE void linear(Linear s, const float *in, const int32_t *weights, const floa
 /* Where `total`, what the tile computes is added to it. */
 INLINE void depthwise_tile(Depthwise s, int pixels, const float *const *lines, int from, Range filter,
                            const float *weights, const float *bias, float *to, vec *total) {
-    /* A line is read once where it has room beside the sums: three loads for three products are too many. */
+    /* A line is read once where it has room beside the sums: a load for every product is too many. */
     const int columns = (pixels - 1) * s.stride + s.kernel;
-    const int held = VECTOR == 16 && s.kernel == 3 && pixels + columns < 32;
+    const int held = VECTOR == 16 && pixels + columns < 32;
     vec sums[MAX_SUMS], line[2 * MAX_SUMS];
     UNROLL for (int p = 0; p < pixels; p++) sums[p] = load(bias);
     for (int ky = filter.first; ky < filter.last; ky++) {
