@@ -185,8 +185,6 @@ def test_a_firmware_computes_the_same(checkpoint, pixels, goldens, tmp_path, tar
     assert {name for name in listed if name != "U"} <= {
         "memcpy",
         "memset",
-        "__aeabi_memclr",
-        "__aeabi_memcpy",
     }
     assert library.stat().st_size < 120_000
     need("qemu-system-arm")
@@ -206,6 +204,19 @@ def test_a_firmware_computes_the_same(checkpoint, pixels, goldens, tmp_path, tar
     path, logits = printed(done, checkpoint.spec)
     assert path == "scalar"
     assert agreement(goldens[precision], logits).holds
+
+
+@pytest.mark.slow
+@pytest.mark.full
+@pytest.mark.parametrize("target", ["native", "x86-64"])
+def test_zig_compiles_for_this_machine(checkpoint, pixels, goldens, tmp_path, monkeypatch, target):
+    """Its library finds the same path as that of the system's compiler."""
+    need("cc")
+    theirs = built(checkpoint, target, "cc", tmp_path / "cc")
+    monkeypatch.setattr(shutil, "which", lambda name: name if name == sys.executable else None)
+    ours = Library(built(checkpoint, target, "zig", tmp_path / "zig"), threads=2)
+    assert ours.path == Library(theirs, threads=1).path
+    assert agreement(goldens["fp32"], ours.run(pixels)).holds
 
 
 NODE = """
@@ -330,6 +341,37 @@ def test_zig_is_told_the_processor_its_way():
     )
     assert zig.told(TARGETS["cortex-m55"].flags)[0] == "-mcpu=cortex_m55+mve_fp"
     assert zig.told(["-march=x86-64-v4"]) == ("-mcpu=x86_64_v4",)
+
+
+AVX512_MACROS = {f"__AVX512{part}__" for part in ("F", "VL", "BW", "DQ", "CD")}
+AVX2_MACROS = {"__AVX2__", "__FMA__", "__BMI2__"}
+
+
+@pytest.mark.parametrize(
+    "defined, names",
+    [
+        ({"__SSE2__", *AVX2_MACROS, *AVX512_MACROS}, ["avx512"]),
+        ({"__SSE2__", *AVX2_MACROS, "__AVX512F__"}, ["avx2"]),
+        ({"__SSE2__", "__AVX__"}, ["sse2"]),
+        ({"__ARM_NEON", "__aarch64__"}, ["neon"]),
+        ({"__ARM_NEON", "__arm__", "__linux__"}, ["neon_fma", "neon"]),
+        ({"__arm__", "__linux__"}, ["scalar"]),
+    ],
+)
+def test_a_library_for_here_has_no_instruction_that_it_does_not_ask_for(monkeypatch, defined, names):
+    """Taken to another machine, it says that it cannot run; compiled with -march=native, it would crash there."""
+    monkeypatch.setattr(toolchain.Compiler, "macros", lambda self, flags: frozenset(defined))
+    paths = toolchain.code_paths(toolchain.Compiler(("cc",), "", TARGETS["native"]))
+    assert [path.name for path in paths] == names
+    for path in paths:
+        assert not {"-march=native", "-mcpu=native"} & {*path.flags}
+
+
+def test_a_c_compiler_for_another_machine_does_not_compile_for_this_one(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    need("arm-none-eabi-gcc")
+    with pytest.raises(EnvironmentFault, match="'arm-none-eabi-gcc', which .CC names, is for another machine"):
+        toolchain.find_compiler("native", {"CC": "arm-none-eabi-gcc"})
 
 
 def test_clang_is_not_told_what_gcc_alone_knows():

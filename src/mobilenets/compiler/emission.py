@@ -44,7 +44,7 @@ from mobilenets.compiler.steps import (
 from mobilenets.compiler.tiling import half_pixels
 from mobilenets.preprocessing import affine
 
-WRITTEN_BY_HAND = ("model.c", "weights.c", "network.h", "maps.h", "vectors.h")
+WRITTEN_BY_HAND = ("model.c", "weights.c", "network.h", "processor.h", "maps.h", "vectors.h")
 """Files of `c/` that go into every program as they are."""
 KERNELS = {FP32: ("kernels.h", "attention.h"), BF16: ("kernels_bf16.h", "attention_bf16.h")}
 """Those that are there for each precision."""

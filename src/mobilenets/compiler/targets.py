@@ -17,7 +17,7 @@ class CodePath:
     name: str
     flags: tuple[str, ...]
     condition: str = "1"
-    """C that says whether this processor can run it."""
+    """C that says whether this processor can run it, by `c/processor.h`."""
 
 
 _WINDOWS_FLAGS = ("-Wa,-muse-unaligned-vector-move",)
@@ -61,28 +61,11 @@ class Target:
         return "-shared" in self.link
 
 
-def _supports(*features: str) -> str:
-    return " && ".join(f'__builtin_cpu_supports("{feature}")' for feature in features)
-
-
-AVX512 = CodePath(
-    "avx512",
-    ("-march=x86-64-v4",),
-    _supports("avx512f", "avx512vl", "avx512bw", "avx512dq", "avx2", "fma", "bmi2"),
-)
+AVX512 = CodePath("avx512", ("-march=x86-64-v4",), "has_avx512()")
 _BF16 = ("-march=x86-64-v4", "-mavx512bf16")
-AVX512_BF16 = CodePath("avx512_bf16", _BF16, f"{AVX512.condition} && {_supports('avx512bf16')}")
-_MAY_USE_TILES = (
-    "({ unsigned a = 7, b, c = 0, d; extern long syscall(long, ...); "
-    '__asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d)); '
-    "(d & 1u << 22) && (d & 1u << 24) && syscall(158, 0x1023, 18) == 0; })"
-)
-"""Whether the processor has AMX-BF16 and AMX-TILE, and Linux gives this process the registers (arch_prctl,
-ARCH_REQ_XCOMP_PERM)."""
-AMX_BF16 = CodePath(
-    "amx_bf16", (*_BF16, "-mamx-tile", "-mamx-bf16"), f"{AVX512_BF16.condition} && {_MAY_USE_TILES}"
-)
-AVX2 = CodePath("avx2", ("-march=x86-64-v3",), _supports("avx2", "fma", "bmi2"))
+AVX512_BF16 = CodePath("avx512_bf16", _BF16, "has_avx512_bf16()")
+AMX_BF16 = CodePath("amx_bf16", (*_BF16, "-mamx-tile", "-mamx-bf16"), "has_amx_bf16()")
+AVX2 = CodePath("avx2", ("-march=x86-64-v3",), "has_avx2()")
 SSE2 = CodePath("sse2", ("-march=x86-64",))
 SCALAR = CodePath("scalar", ("-DVECTOR=1",))
 NEON = CodePath("neon", ())
@@ -97,6 +80,15 @@ SIMD128 = CodePath("simd128", ("-msimd128",))
 _FOR_BF16 = (*([AMX_BF16] if sys.platform == "linux" else []), AVX512_BF16)
 
 _ABI = {"win32": "windows-gnu", "darwin": "macos"}.get(sys.platform, "linux-gnu.2.17")
+
+
+_MACHINES = {"x86_64": "__x86_64__", "amd64": "__x86_64__", "aarch64": "__aarch64__", "arm64": "__aarch64__"}
+_HERE = frozenset(
+    {_MACHINES[platform.machine().lower()]}
+    if platform.machine().lower() in _MACHINES and sys.maxsize > 2**32
+    else ()
+)
+"""What a compiler for this machine defines, where that is known."""
 
 
 def _pc(*paths: CodePath, bf16: tuple[CodePath, ...] = ()) -> Target:
@@ -126,11 +118,13 @@ def _cortex(core: str, fpu: str, macro: str) -> Target:
 
 
 TARGETS: dict[str, Target] = {
-    "native": Target((), paths_bf16=_FOR_BF16 if platform.machine() in ("x86_64", "AMD64") else ()),
+    "native": Target(
+        (), ("-mcpu=baseline", "-s"), paths_bf16=_FOR_BF16 if "__x86_64__" in _HERE else (), macros=_HERE
+    ),
     "x86-64": _pc(AVX512, AVX2, SSE2),
     "x86-64-v3": _pc(AVX2),
     "x86-64-v4": _pc(AVX512, bf16=_FOR_BF16),
-    "scalar": Target((SCALAR,), ("-mcpu=baseline",)),
+    "scalar": Target((SCALAR,), ("-mcpu=baseline",), macros=_HERE),
     "aarch64-linux": Target(
         paths=(NEON,),
         zig=("-target", "aarch64-linux-gnu.2.17", "-s"),

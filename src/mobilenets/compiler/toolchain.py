@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mobilenets.compiler.emission import Program
@@ -23,7 +23,11 @@ from mobilenets.compiler.targets import (
     AVX2,
     AVX512,
     LIBRARY,
+    NEON,
+    NEON_A9,
+    NEON_FMA,
     SCALAR,
+    SSE2,
     CodePath,
     Target,
     find_target,
@@ -41,13 +45,15 @@ OF_GCC = ("-fno-gcse",)
 WARNINGS = ("-Wall", "-Wextra")
 
 
-_NATIVE = {
-    "__AVX512F__": CodePath("avx512", ("-march=native",), AVX512.condition),
-    "__AVX2__": CodePath("avx2", ("-march=native",), AVX2.condition),
-    "__SSE2__": CodePath("sse2", ("-march=native",)),
-    "__ARM_NEON": CodePath("neon", ("-mcpu=native",)),
-}
-"""By the macro that the compiler defines for this machine."""
+_NATIVE = (
+    (frozenset({"__AVX512F__", "__AVX512VL__", "__AVX512BW__", "__AVX512DQ__", "__AVX512CD__"}), (AVX512,)),
+    (frozenset({"__AVX2__", "__FMA__", "__BMI2__"}), (AVX2,)),
+    (frozenset({"__SSE2__"}), (SSE2,)),
+    (frozenset({"__ARM_NEON", "__aarch64__"}), (NEON,)),
+    (frozenset({"__ARM_NEON", "__arm__", "__linux__"}), (NEON_FMA, NEON_A9)),
+)
+"""By the macros that the compiler defines for this machine. A path has the instructions that it asks the processor
+for and no more, so that a library that is taken to another machine says no there, and does not crash."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class Compiler:
         if "ziglang" not in self.command:
             return tuple(kept)
         kept = [
-            flag for flag in kept if not flag.startswith(("-mfpu=", "-mfloat-abi=", "-mthumb", "-static"))
+            flag for flag in kept if not flag.startswith(("-mfpu=", "-mfloat-abi=", "-mthumb", "-mtune=", "-static"))
         ]
         units = "".join(_UNITS_OF_ZIG.get(flag, "") for flag in flags)
         return tuple(re.sub("-m(arch|cpu)=.*", lambda flag: _for_zig(flag) + units, flag) for flag in kept)
@@ -103,7 +109,8 @@ def find_compiler(target: str = "native", environment: Mapping[str, str] = os.en
     """`$CC`, or `cc`, `gcc`, `clang`; zig from PyPI; a cross compiler: the first that compiles for `target`.
 
     Raises `UnknownName` for a target that there is none of, and `EnvironmentFault` where no compiler is for
-    it. A `$CC` that is for another machine is passed over, and an error where it does not run.
+    it. A `$CC` that is for another machine is passed over; it is an error where it does not run, and where this
+    machine is the target.
     """
     wanted, named = find_target(target), environment.get("CC")
     commands: list[tuple[str, ...]] = [_words(named)] if named else [("cc",), ("gcc",), ("clang",)]
@@ -115,6 +122,10 @@ def find_compiler(target: str = "native", environment: Mapping[str, str] = os.en
         compiler = _answering(command, wanted)
         if compiler and wanted.macros <= compiler.macros(wanted.flags):
             return compiler
+    if named and wanted.macros and wanted.machine is None:
+        raise EnvironmentFault(
+            f"the C compiler {named!r}, which $CC names, is for another machine than this one.", remedy=_INSTALL
+        )
     here = "here: neither cc, gcc, clang nor zig" if wanted.machine is None else f"for {target} here"
     raise EnvironmentFault(f"there is no C compiler {here}.", remedy=_INSTALL)
 
@@ -149,10 +160,15 @@ def code_paths(compiler: Compiler, precision: str = "fp32") -> tuple[CodePath, .
         return compiler.target.paths
     for flag in ("-march=native", "-mcpu=native"):
         defined = compiler.macros([flag])
-        for macro, path in _NATIVE.items():
-            if macro in defined and path.flags == (flag,):
-                return (path,)
+        for macros, paths in _NATIVE:
+            if macros <= defined:
+                return tuple(replace(path, flags=(*path.flags, *_tuned(path))) for path in paths)
     return (SCALAR,)
+
+
+def _tuned(path: CodePath) -> tuple[str, ...]:
+    """The order of instructions that suits this processor, of those that the path allows."""
+    return ("-mtune=native",) if any(flag.startswith("-march=") for flag in path.flags) else ()
 
 
 def multiplies_bf16(compiler: Compiler) -> bool:
@@ -176,7 +192,7 @@ def paths_header(paths: Sequence[CodePath], *, threads: bool = True) -> str:
     single = "" if threads else "#define MODEL_SINGLE_THREADED   /* no code for threads */\n\n"
     return (
         "/* The compilations of network.c, the best first, and which of them this processor can run. */\n"
-        f'#ifndef PATHS_H\n#define PATHS_H\n\n#include "network.h"\n\n{single}'
+        f'#ifndef PATHS_H\n#define PATHS_H\n\n#include "network.h"\n#include "processor.h"\n\n{single}'
         f"#define MODEL_PATHS(TRY) \\\n{tries}\n\n{declared}\n\n#endif\n"
     )
 
@@ -253,7 +269,7 @@ _DECIDES = ("flags", "Features", "model name", "vendor_id")
 
 
 def instructions() -> str:
-    """What `-march=native` depends on."""
+    """What the choice of a path and `-mtune=native` depend on."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
