@@ -1,11 +1,12 @@
 """The family's speed in every engine that is installed here, appended to benchmarks/results.jsonl.
 
-    python benchmarks/networks.py [--only one|two|batch|bf16|profile|growth] [--quick] [--again]
-                                  [--patience MINUTES]
+    python benchmarks/networks.py [--only one|two|batch|bf16|profile|growth|compile] [--quick]
+                                  [--again] [--patience MINUTES]
 
 `one`, `two`: six networks at 224 px, batch 1, with one thread and with two. `batch`: 32 pictures on two
 threads. `bf16`: one thread, the engines that have it. `profile`: our six networks step by step. `growth`:
-V2 over the width multiplier α, the resolution multiplier ρ and the batch, in our engine alone.
+V2 over the width multiplier α, the resolution multiplier ρ and the batch, in our engine alone. `compile`:
+how many seconds our compiler takes for each of the six, with nothing kept from before.
 
 Every line has machine, versions, date and how quiet the machine was; `python benchmarks/render.py` makes
 BENCHMARKS.md of all lines. What our compiler as it is has on this machine already, measured while it was
@@ -16,16 +17,23 @@ those again. `--patience` waits up to so many minutes before each measurement un
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mobilenets import __version__, zoo
 from mobilenets.benchmark.conditions import described, glimpse, noise
 from mobilenets.benchmark.engines import ENGINES, OURS, SLOW
-from mobilenets.benchmark.results import compiler_source, kind, quiet
+from mobilenets.benchmark.results import append_line, compiler_source, kind, quiet
+from mobilenets.compiler.kept import find_or_compile
+from mobilenets.errors import MobilenetsError
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 NETWORKS = (
@@ -43,7 +51,7 @@ BATCHES = (2, 4, 8, 16, 32)
 """The largest resolution and the smallest batch are those of the widths."""
 STOPPED = (130, 143)
 """Exit codes of a command that was stopped."""
-PARTS = ("one", "two", "batch", "bf16", "profile", "growth")
+PARTS = ("one", "two", "batch", "bf16", "profile", "growth", "compile")
 
 
 class Job(NamedTuple):
@@ -58,8 +66,8 @@ class Job(NamedTuple):
 
     @property
     def what(self) -> str:
-        """Everything but the numbers: `engines`, `ours` or `profile`."""
-        return {"profile": "profile", "growth": "ours"}.get(self.part, "engines")
+        """Everything but the numbers, as in `results.kind`."""
+        return {"profile": "profile", "growth": "ours", "compile": "compile"}.get(self.part, "engines")
 
 
 def jobs() -> Iterator[Job]:
@@ -79,6 +87,8 @@ def jobs() -> Iterator[Job]:
         yield Job("growth", f"{GROWING}_100", resolution)
     for pictures in BATCHES:
         yield Job("growth", f"{GROWING}_100", batch=pictures)
+    for name in NETWORKS:
+        yield Job("compile", name)
 
 
 class Effort(NamedTuple):
@@ -106,7 +116,7 @@ def measured(results: Path, effort: Effort) -> set[tuple[object, ...]]:
         if line.get("compiler_source") == source
         and here.items() <= line["machine"].items()
         and quiet(line)
-        and ("steps" in line or enough(line, effort))
+        and ("engines" not in line or enough(line, effort))
     }
 
 
@@ -119,7 +129,7 @@ def enough(line: Mapping[str, Any], effort: Effort) -> bool:
 
 
 def command(job: Job, results: Path, effort: Effort) -> list[str]:
-    """The words of `mobilenets` for `job`."""
+    """The words of `mobilenets` for `job`, which is not of the part `compile`."""
     words = ["bench", job.network, "--resolution", str(job.resolution), "--json", str(results)]
     if job.what == "profile":
         return [*words, "--layers"]
@@ -157,7 +167,76 @@ def run(words: Sequence[str]) -> int:
     return code
 
 
-GUESSES, OTHERWISE = {"profile": 20.0, "growth": 25.0}, 150.0
+CACHE = "MOBILENETS_CACHE"
+
+
+@contextmanager
+def empty_cache() -> Iterator[None]:
+    """Nothing is kept from before, and nothing that is made meanwhile."""
+    before = os.environ.get(CACHE)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[CACHE] = folder
+        try:
+            yield
+        finally:
+            del os.environ[CACHE]
+            if before is not None:
+                os.environ[CACHE] = before
+
+
+def compile_anew(network: str, results: Path) -> int:
+    """Add to `results` how long our compiler takes for `network`; the exit code.
+
+    It is the time from a checkpoint in memory to the library on the disk: the plan, the C code and what the
+    C compiler makes of it.
+    """
+    from mobilenets.exporting.peers import with_random_weights  # and torch, which nothing else here needs
+
+    spec = zoo.build(network)
+    checkpoint = with_random_weights(spec)
+    try:
+        with empty_cache():
+            glimpses = [glimpse()]
+            start = time.perf_counter()
+            find_or_compile(checkpoint)
+            seconds = time.perf_counter() - start
+            glimpses.append(glimpse())
+    except MobilenetsError as error:
+        print(error, file=sys.stderr)
+        return 1
+    line = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "mobilenets": __version__,
+        "compiler_source": compiler_source(),
+        "network": network,
+        "resolution": spec.resolution,
+        "threads": 1,
+        "batch": 1,
+        "precision": "fp32",
+        "machine": described(),
+        "noise": noise(glimpses).to_json(),
+        "compile_seconds": seconds,
+    }
+    append_line(line, results)
+    print(f"compiled in {seconds:.1f} s")
+    return 0
+
+
+def measure(job: Job, results: Path, effort: Effort) -> int:
+    """The exit code of `job`, whose line is then in `results`."""
+    if job.part == "compile":
+        return compile_anew(job.network, results)
+    return run(command(job, results, effort))
+
+
+def title(job: Job, results: Path, effort: Effort) -> str:
+    """What is done for `job`."""
+    if job.part == "compile":
+        return f"compiling {job.network}, with nothing kept"
+    return f"mobilenets {' '.join(command(job, results, effort))}"
+
+
+GUESSES, OTHERWISE = {"profile": 20.0, "growth": 25.0, "compile": 15.0}, 150.0
 """Seconds of a job before one of its part was done."""
 
 
@@ -193,13 +272,12 @@ def main() -> int:
     clock, failed = Clock(), 0
     try:
         for index, job in enumerate(todo):
-            words = command(job, options.results, effort)
-            left = clock.left(todo[index:]) / 60
-            print(f"\n[{index + 1} of {len(todo)}, about {left:.0f} min left] mobilenets {' '.join(words)}")
+            left, what = clock.left(todo[index:]) / 60, title(job, options.results, effort)
+            print(f"\n[{index + 1} of {len(todo)}, about {left:.0f} min left] {what}")
             sys.stdout.flush()
             wait_until_quiet(options.patience)
             start = time.monotonic()
-            failed += run(words) != 0
+            failed += measure(job, options.results, effort) != 0
             clock.took.setdefault(job.part, []).append(time.monotonic() - start)
     except KeyboardInterrupt:
         print("\nStopped. What was measured is kept; the same command goes on from here.")

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mobilenets.benchmark.engines import OURS
 from mobilenets.benchmark.results import kind, quiet
@@ -58,6 +58,12 @@ ONE_THREAD = {
 }
 TARGETS = {("", 2, 1): 0.90, ("", 2, 32): 1.0, ("bf16", 1, 1): 0.80}
 """What our time may be of the peer's, by `how`; with one thread it is another for each network."""
+LITERT = "litert"
+PROGRAM_MS = 10.0
+"""Within which the emitted C program is to answer."""
+LIBRARY = ("fp32, MB", "bf16, MB", "compiled in, s")
+"""What there is to say of our libraries, beside one another."""
+LIBRARY_TARGETS = {"mobilenet_v2_100": dict(zip(LIBRARY, (15.0, 8.0, 20.0), strict=True))}
 
 
 def target(line: Line) -> float | None:
@@ -144,6 +150,12 @@ def marked(line: Line, row: Line, cell: Callable[[Line, Line], str]) -> str:
     return cell(line, row) + ("" if row["same_logits"] else " (other logits)")
 
 
+def waits(macs: int, moved: int, peaks: Line) -> bool:
+    """Whether a step is bound by memory, were nothing in a cache."""
+    found: bool = macs / moved < peaks["gmacs"] / peaks["far_gbytes"]
+    return found
+
+
 SHOWN = 8
 """Steps of a profile; the others are one row."""
 
@@ -163,7 +175,7 @@ def profile(line: Line) -> Iterator[str]:
             f"{ms / whole:.1%}",
             f"{macs / ms / 1e6 / peaks['gmacs']:.0%}",
             f"{moved / ms / 1e6 / peaks['far_gbytes']:.0%}",
-            "memory" if macs / moved < peaks["gmacs"] / peaks["far_gbytes"] else "arithmetic",
+            "memory" if waits(macs, moved, peaks) else "arithmetic",
         ]
         for title, ms, macs, moved in shown
     ]
@@ -178,11 +190,224 @@ def profile(line: Line) -> Iterator[str]:
     yield from markdown(heading, rows)
 
 
-def losses(table: list[Line], profiles: dict[str, Line]) -> Iterator[str]:
-    """Every row that is lost, and the profiles of its networks."""
+class Scaling(NamedTuple):
+    """The newest lines of a network with one thread and with two."""
+
+    one: Line
+    two: Line
+
+    @property
+    def network(self) -> str:
+        found: str = self.one["network"]
+        return found
+
+    @property
+    def both(self) -> dict[str, tuple[float, float]]:
+        """The two medians of every engine that has both: ours and LiteRT's first."""
+        one, two = engines(self.one), engines(self.two)
+        names = sorted((name for name in one if name in two), key=lambda name: name not in (OURS, LITERT))
+        return {name: (one[name]["median_ms"], two[name]["median_ms"]) for name in names}
+
+    @property
+    def times(self) -> dict[str, float]:
+        """How many times as fast as one thread two are."""
+        return {name: one / two for name, (one, two) in self.both.items()}
+
+    @property
+    def behind(self) -> bool:
+        """Whether ours gains less by a second thread than LiteRT does."""
+        return {OURS, LITERT} <= {*self.both} and self.times[OURS] < self.times[LITERT]
+
+
+def scalings(table: list[Line]) -> list[Scaling]:
+    """Of each network, where both lines are of one machine."""
+    return [
+        Scaling(one, two)
+        for one in table
+        for two in table
+        if (how(one), how(two)) == (("", 1, 1), ("", 2, 1)) and same_work(one) == same_work(two)
+    ]
+
+
+def same_work(line: Line) -> tuple[str, int, str]:
+    return line["network"], line["resolution"], line["machine"]["processor"]
+
+
+OF_A_SECOND_THREAD = """\
+## What a second thread brings
+
+The median with one thread divided by the median with two, batch 1, fp32; ours is to be no less than LiteRT's.
+The two are from separate runs, so a row is indicative, and has no interval.
+"""
+
+
+def scaled(found: list[Scaling]) -> Iterator[str]:
+    """How many times as fast two threads are, one column for each engine."""
+    names = list(dict.fromkeys(name for each in found for name in each.both))
     rows = []
-    gone = [line for line in table if lost(line)]
-    for line in gone:
+    for each in found:
+        times = each.times
+        comparable = {OURS, LITERT} <= {*times}
+        sources = dict.fromkeys(line.get("compiler_source", "older")[:6] for line in each)
+        rows.append(
+            [
+                f"`{each.network}`",
+                *(f"{times[name]:.2f}" if name in times else "–" for name in names),
+                "**less than LiteRT**" if each.behind else "as well as LiteRT" if comparable else "–",
+                "yes" if all(map(quiet, each)) else "**no**",
+                ", ".join(sources),
+            ]
+        )
+    yield OF_A_SECOND_THREAD
+    yield from markdown(["network", *names, "so we scale", "quiet", "compiler"], rows)
+
+
+def built(lines: list[Line]) -> dict[str, dict[str, float]]:
+    """Of each network, what is known of `LIBRARY`."""
+    found: dict[str, dict[str, float]] = {}
+    for line in lines:
+        what, threads, pictures = kind(line)[0], line["threads"], line["batch"]
+        if what == "engines" and (threads, pictures) == (1, 1) and OURS in engines(line):
+            column, value = f"{precision(line)}, MB", engines(line)[OURS]["model_bytes"] / 1e6
+        elif what == "compile":
+            column, value = LIBRARY[2], line["compile_seconds"]
+        else:
+            continue
+        found.setdefault(line["network"], {})[column] = value
+    return found
+
+
+def too_much(network: str, column: str, value: float) -> bool:
+    return value > LIBRARY_TARGETS.get(network, {}).get(column, math.inf)
+
+
+OF_LIBRARIES = """\
+## Our library: its size, and the time to compile it
+
+The library has the weights in it and needs nothing else; 1 MB is 10⁶ bytes. That of V2-1.0 is to take at most
+15 MB, with its weights in bf16 at most 8 MB, and to be compiled in at most 20 s on two cores. *Compiled in*
+is of fp32, from a checkpoint in memory to the library on the disk, with nothing kept from before; *quiet* is
+of that alone.
+"""
+
+
+def libraries(lines: list[Line]) -> Iterator[str]:
+    """Sizes and the time of compiling, one row for each network."""
+    found = built(lines)
+    calm = {line["network"]: quiet(line) for line in lines if kind(line)[0] == "compile"}
+    rows = [
+        [
+            f"`{network}`",
+            *(
+                f"{known[column]:.1f}{', **lost**' * too_much(network, column, known[column])}"
+                if column in known
+                else "–"
+                for column in LIBRARY
+            ),
+            {True: "yes", False: "**no**", None: "–"}[calm.get(network)],
+        ]
+        for network, known in found.items()
+    ]
+    yield OF_LIBRARIES
+    if not calm:
+        yield "No compile has been timed yet: `python benchmarks/networks.py --only compile`"
+        yield ""
+    yield from markdown(["network", *LIBRARY, "quiet"], rows)
+
+
+def lost_scalings(found: list[Scaling], profiles: dict[str, Line]) -> Iterator[str]:
+    """Where a second thread brings us less than LiteRT, and what the data say of it."""
+    gone = [each for each in found if each.behind]
+    if not gone:
+        return
+    rows = []
+    for each in gone:
+        over = {name: two - one / 2 for name, (one, two) in each.both.items()}
+        rows.append(
+            [
+                f"`{each.network}`",
+                *(f"{each.times[name]:.2f}" for name in (OURS, LITERT)),
+                *("{:.2f} → {:.2f}".format(*each.both[name]) for name in (OURS, LITERT)),
+                *(f"{over[name]:.2f}" for name in (OURS, LITERT)),
+                waiting(profiles.get(each.network)),
+                far(each),
+            ]
+        )
+    yield "A second thread brings us less than LiteRT:"
+    yield ""
+    heading = ["network", "ours, ×", "LiteRT, ×", "ours, ms", "LiteRT, ms", "ours beyond half, ms"]
+    yield from markdown([*heading, "LiteRT beyond half, ms", "bound by memory", "memory, ×"], rows)
+    yield WHY_SCALED_LESS
+
+
+WHY_SCALED_LESS = """\
+*Beyond half* is what a second thread does not take away: the time on two threads less half of that on one.
+Ours begins from a shorter time, so that as many milliseconds weigh more in it; where they are more than
+LiteRT's, that is not all. Below 0, two threads are more than twice as fast as one, which a second core's
+arithmetic cannot be: its caches have a part in it, or the two runs differ. *Bound by memory* is the share of
+our time on one thread in steps that memory bounds, were nothing in a cache, such as linear layers: their
+weights come from memory once in a run. *Memory, ×* is how many times as fast two threads read from it as one,
+measured beside each run. Where the share is small, or memory as many times as fast, weights from memory do
+not explain the row, and nothing else that is measured here does.
+"""
+
+
+def waiting(profiled: Line | None) -> str:
+    """The share of the time in steps that memory bounds."""
+    if profiled is None:
+        return "no profile"
+    steps = profiled["steps"]
+    shares = [ms for _, ms, macs, moved in steps if waits(macs, moved, profiled["peaks"])]
+    return f"{sum(shares) / sum(step[1] for step in steps):.0%}"
+
+
+def far(each: Scaling) -> str:
+    """How many times as fast two threads read from memory."""
+    one, two = (line["peaks"] for line in each)
+    return "–" if one is None or two is None else f"{two['far_gbytes'] / one['far_gbytes']:.1f}"
+
+
+def starts_late(line: Line) -> bool:
+    return line["program_ms"] is not None and line["program_ms"]["value"] > PROGRAM_MS
+
+
+def lost_costs(lines: list[Line], found: list[Scaling]) -> Iterator[str]:
+    """Starts, sizes and compiles beyond their bounds."""
+    alone = [line for line in lines if kind(line)[0] == "engines" and how(line) == ("", 1, 1)]
+    late = [line for line in alone if starts_late(line)]
+    rows = [
+        [
+            f"`{line['network']}`",
+            "first logits of the emitted C program, ms",
+            str(Interval(**line["program_ms"])),
+            f"≤ {PROGRAM_MS:g}",
+        ]
+        for line in late
+    ]
+    rows += [
+        [f"`{network}`", f"library, {column}", f"{value:.1f}", f"≤ {LIBRARY_TARGETS[network][column]:g}"]
+        for network, known in built(lines).items()
+        for column, value in known.items()
+        if too_much(network, column, value)
+    ]
+    if not rows:
+        return
+    yield "Starts, sizes and compiles beyond their bounds:"
+    yield ""
+    yield from markdown(["network", "what", "it is", "target"], rows)
+    medians = {each.network: each.both[OURS] for each in found if OURS in each.both}
+    for name in (line["network"] for line in late):
+        if name in medians:
+            one, two = medians[name]
+            yield f"Once it is warm, a run of `{name}` takes {one:.2f} ms with one thread and {two:.2f} with"
+            yield "two, which the program has. The rest is its start, and what a first run waits for."
+            yield ""
+
+
+def losses(table: list[Line]) -> Iterator[str]:
+    """Every row with a peer that is lost."""
+    rows = []
+    for line in filter(lost, table):
         found = against_the_fastest(line)
         assert found is not None
         peer, against = found
@@ -198,19 +423,21 @@ def losses(table: list[Line], profiles: dict[str, Line]) -> Iterator[str]:
                 verdict(against) + missed(line, against),
             ]
         )
-    yield "## Rows that are lost, and why"
-    yield ""
     if not any(against_the_fastest(line) for line in table):
         yield "There is no row with a peer to compare with."
         yield ""
         return
     if not rows:
-        yield "None: we are ahead in every row, and within its target where it has one."
+        yield "Of the engines' times none: we are ahead in every row, and within its target where it has one."
         yield ""
         return
     heading = ["network", "precision", "threads", "batch", "peer", "ours ÷ it (95 %)", "target", "so we are"]
     yield from markdown(heading, rows)
-    for name in dict.fromkeys(line["network"] for line in gone):
+
+
+def explained(table: list[Line], profiles: dict[str, Line]) -> Iterator[str]:
+    """The profiles of the networks of lost rows."""
+    for name in dict.fromkeys(line["network"] for line in table if lost(line)):
         if name in profiles:
             yield from profile(profiles[name])
         else:
@@ -244,7 +471,8 @@ def costs(line: Line) -> Iterator[str]:
     )
     if line["program_ms"] is not None:
         took = line["program_ms"]["value"]
-        yield f"The emitted C program has answered {took:.1f} ms after its start."
+        beyond = f", **lost**: it is to be at most {PROGRAM_MS:g} ms" if starts_late(line) else ""
+        yield f"The emitted C program has answered {took:.1f} ms after its start{beyond}."
         yield ""
 
 
@@ -356,7 +584,8 @@ row that says no is not to be quoted. *Compiler* is the beginning of the hash of
 FMA peak is measured as well, by a small C program, and is that of fp32.
 
 The targets are this project's own: with one thread, a share of the fastest peer's time, another for each
-network; with two threads 0.90 of it; with 32 pictures less than it; in bf16 0.80 of OpenVINO's.
+network; with two threads 0.90 of it; with 32 pictures less than it; in bf16 0.80 of OpenVINO's. Others stand
+where they are measured: what a second thread brings, the C program's start, the library's size and compile.
 """
 
 
@@ -374,7 +603,13 @@ def document(lines: list[Line]) -> str:
         words = f"batch {pictures}, {threads} thread{'s' * (threads > 1)}, {precision(some[0])}"
         title = f"Latency, {words}, ms" if pictures == 1 else f"Pictures a second, {words}"
         parts += [f"## {title}", "", *compared(some, milliseconds if pictures == 1 else pictures_per_second)]
-    parts += losses(table, profiles)
+    scaling = scalings(table)
+    if scaling:
+        parts += scaled(scaling)
+    if built(lines):
+        parts += libraries(lines)
+    parts += ["## Rows that are lost, and why", "", *losses(table)]
+    parts += [*lost_scalings(scaling, profiles), *lost_costs(lines, scaling), *explained(table, profiles)]
     alone = [line for line in table if how(line) == ("", 1, 1)]
     if alone:
         parts += ["## Cold start, memory and disk, one thread", ""]

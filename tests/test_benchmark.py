@@ -34,6 +34,7 @@ from mobilenets.cost import count
 from mobilenets.errors import EnvironmentFault, InputError
 from mobilenets.exporting import export, peers
 from mobilenets.exporting.peers import prepare, with_random_weights
+from mobilenets.files import caches
 from mobilenets.runtime import ENGINES as RUNTIMES
 from mobilenets.runtime.shared_library import Library
 from mobilenets.runtime.torch_session import TorchSession
@@ -579,7 +580,7 @@ def test_every_job_is_a_command(tmp_path):
     kinds = [(job.what, *job[1:]) for job in jobs]
     assert len(set(kinds)) == len(jobs)
     assert {job.part for job in jobs} == set(networks.PARTS)
-    for job in jobs:
+    for job in (job for job in jobs if job.part != "compile"):
         words = networks.command(job, tmp_path / "results.jsonl", networks.QUICK)
         assert words[:2] == ["bench", job.network] and ("--layers" in words) == (job.part == "profile")
 
@@ -658,6 +659,46 @@ def test_a_measurement_waits_for_a_quiet_machine(monkeypatch, capsys):
     assert capsys.readouterr().out.count("waiting") == 1
 
 
+@in_the_repository
+def test_a_compile_begins_with_nothing_kept(tmp_path, monkeypatch, capsys):
+    """Each network alone in its cache, and one that was compiled is not compiled again."""
+    networks = program("networks")
+    file, cache, ran = tmp_path / "results.jsonl", caches(), []
+
+    def compile_it(checkpoint):
+        ran.append(checkpoint.spec.name)
+        assert caches() != cache and not list(caches().iterdir())
+        (caches() / "a library").touch()
+        if len(ran) == 3:
+            raise EnvironmentFault("there is no C compiler here.")
+
+    monkeypatch.setattr(
+        networks.zoo, "build", lambda name: dataclasses.replace(TINY, name=name, resolution=224)
+    )
+    monkeypatch.setattr(networks, "find_or_compile", compile_it)
+    monkeypatch.setattr(networks, "noise", lambda glimpses: noise([Glimpse((1.0, 1.0), 0)]))
+    monkeypatch.setattr("sys.argv", ["networks.py", "--results", str(file), "--only", "compile"])
+    assert networks.main() == 1 and caches() == cache
+    assert "no C compiler" in capsys.readouterr().err
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    others = [name for name in networks.NETWORKS if name != networks.NETWORKS[2]]
+    assert [results.kind(line) for line in lines] == [("compile", name, 224, 1, 1, "fp32") for name in others]
+    assert all(line["compile_seconds"] > 0 and line["machine"] for line in lines)
+    assert networks.main() == 0
+    assert ran == [*networks.NETWORKS, networks.NETWORKS[2]]
+
+
+@pytest.mark.slow
+@in_the_repository
+def test_a_compile_is_timed(tmp_path, monkeypatch):
+    """Of the whole library: a C compiler takes longer than reading one that is kept."""
+    networks = program("networks")
+    monkeypatch.setattr(networks.zoo, "build", lambda name: TINY)
+    assert networks.compile_anew("tiny", tmp_path / "results.jsonl") == 0
+    line = json.loads((tmp_path / "results.jsonl").read_text())
+    assert line["compile_seconds"] > 0.1 and line["compiler_source"] == results.compiler_source()
+
+
 @pytest.mark.slow
 @in_the_repository
 def test_a_stopped_command_stops_the_program():
@@ -706,7 +747,7 @@ def test_a_lost_row_comes_with_its_profile(checkpoint):
     longest = max(steps.steps, key=lambda step: step.median_ms)
     assert f"| {longest.title} |" in page and "of FMA peak" in page and "no profile" not in page
     won = comparison(row("compiled", *FASTER), row("litert", *EVEN)).to_json()
-    assert "None: we are ahead" in render.document([won])
+    assert "times none: we are ahead" in render.document([won])
 
 
 @in_the_repository
@@ -729,3 +770,88 @@ def test_bf16_is_measured_against_openvino():
     peer, against = render.against_the_fastest(line)
     assert peer == "openvino" and against.value < 0.8 and render.target(line) == 0.8
     assert "1 thread, bf16" in render.document([line])
+
+
+def by_threads(ours, theirs, **changes):
+    """Lines with one thread and with two; `ours` and `theirs` are the medians of each."""
+    return [
+        comparison(
+            row("compiled", *[mine] * 6), row("torch", *[9.0] * 6), row("litert", *[its] * 6)
+        ).to_json()
+        | {"threads": threads}
+        | changes
+        for threads, mine, its in zip((1, 2), ours, theirs, strict=True)
+    ]
+
+
+@in_the_repository
+def test_what_a_second_thread_brings():
+    """Less than it brings LiteRT is a row that is lost; as much is none."""
+    render = program("render")
+    as_well = render.document(by_threads((2.0, 1.0), (6.0, 3.0)))
+    assert "| network | compiled | litert | torch | so we scale |" in as_well
+    assert "| `tiny` | 2.00 | 2.00 | 1.00 | as well as LiteRT | yes |" in as_well
+    assert "A second thread brings us less" not in as_well and "separate runs" in as_well
+    lines = by_threads((2.0, 1.25), (6.0, 3.0))
+    lines[1]["peaks"] = lines[1]["peaks"] | {"far_gbytes": 18}
+    steps = [["a convolution", 1.5, 10**8, 10**6], ["a linear layer", 0.5, 10**6, 4 * 10**6]]
+    profiled = {key: value for key, value in lines[0].items() if key != "engines"} | {"steps": steps}
+    less = render.document([*lines, profiled])
+    assert "| `tiny` | 1.60 | 2.00 | 1.00 | **less than LiteRT** | yes |" in less
+    lost = less.partition("## Rows that are lost")[2]
+    assert "| `tiny` | 1.60 | 2.00 | 2.00 → 1.25 | 6.00 → 3.00 | 0.25 | 0.00 | 25% | 1.8 |" in lost
+    assert "| no profile |" in render.document(lines)
+
+
+@in_the_repository
+def test_a_second_thread_is_compared_on_one_machine_and_with_litert():
+    render = program("render")
+    one, two = by_threads((2.0, 1.25), (6.0, 3.0))
+    elsewhere = two | {"machine": two["machine"] | {"processor": "another"}}
+    assert "second thread brings\n" not in render.document([one, elsewhere])
+    without = two | {"engines": two["engines"][:2]}
+    assert "| `tiny` | 1.60 | 1.00 | – | yes |" in render.document([one, without])
+    assert "A second thread brings us less" not in render.document([one, without])
+
+
+@in_the_repository
+def test_a_program_that_starts_late_is_lost():
+    render = program("render")
+    line, two = by_threads((2.0, 1.0), (6.0, 3.0))
+    in_time = line | {"program_ms": Interval(9.9, 9.5, 10.5)._asdict()}
+    late = line | {"program_ms": Interval(11.2, 10.9, 11.6)._asdict()}
+    page = render.document([in_time, two])
+    assert "9.9 ms after its start." in page and "beyond their bounds" not in page
+    page = render.document([late, two])
+    assert "11.2 ms after its start, **lost**: it is to be at most 10 ms." in page
+    assert "| `tiny` | first logits of the emitted C program, ms | 11.20 (10.90 – 11.60) | ≤ 10 |" in page
+    assert "takes 2.00 ms with one thread and 1.00 with\ntwo" in page
+
+
+@in_the_repository
+def test_sizes_and_compiles_stand_beside_one_another():
+    """Those of V2 1.0 have bounds; what lies beyond is lost."""
+    render = program("render")
+
+    def lines(network, whole, half, seconds):
+        found = []
+        for precision, size in (("fp32", whole), ("bf16", half)):
+            rows = (dataclasses.replace(row("compiled", *FASTER), model_bytes=size), row("openvino", *EVEN))
+            found.append(comparison(*rows, precision=precision).to_json() | {"network": network})
+        timed = {key: value for key, value in found[0].items() if key not in ("engines", "left_out")}
+        return [*found, timed | {"compile_seconds": seconds}]
+
+    small = lines("mobilenet_v2_100", 12_400_000, 7_500_000, 6.04)
+    page = render.document(small)
+    assert "| `mobilenet_v2_100` | 12.4 | 7.5 | 6.0 | yes |" in page
+    assert "beyond their bounds" not in page and "No compile has been timed" not in page
+    assert "No compile has been timed" in render.document(small[:2])
+    assert "| `mobilenet_v2_100` | 12.4 | 7.5 | – | – |" in render.document(small[:2])
+    large = lines("mobilenet_v2_100", 15_100_000, 8_100_000, 20.1)
+    page = render.document([*large, *lines("mobilenet_v1_100", 16_000_000, 9_000_000, 21)])
+    assert "| `mobilenet_v2_100` | 15.1, **lost** | 8.1, **lost** | 20.1, **lost** | yes |" in page
+    assert "| `mobilenet_v1_100` | 16.0 | 9.0 | 21.0 | yes |" in page
+    for what in ("fp32, MB | 15.1 | ≤ 15", "bf16, MB | 8.1 | ≤ 8", "compiled in, s | 20.1 | ≤ 20"):
+        assert f"| `mobilenet_v2_100` | library, {what} |" in page
+    noisy = large[2] | {"noise": large[2]["noise"] | {"quiet": False}}
+    assert "20.1, **lost** | **no** |" in render.document([*large[:2], noisy])

@@ -70,7 +70,7 @@ class Comparison:
     arena_bytes: int | None
     """Of the compiled network's maps."""
     program_ms: Interval | None
-    """From start to end of the emitted C program, one thread."""
+    """From the start of the emitted C program, which has two threads, to its answer."""
     machine: Mapping[str, str]
     versions: Mapping[str, str]
     date: str

@@ -37,8 +37,8 @@ def append_line(value: Mapping[str, Any], file: Path) -> None:
 
 
 def kind(line: Mapping[str, Any]) -> tuple[str | int, ...]:
-    """What a line is the newest of: `engines`, `ours` alone or `profile`, and of which network and how."""
-    what = "profile" if "steps" in line else "engines"
+    """What a line is the newest of: `engines`, `ours` alone, `profile`, `compile`, and of which network."""
+    what = "profile" if "steps" in line else "compile" if "compile_seconds" in line else "engines"
     if what == "engines" and [row["engine"] for row in line["engines"]] == [OURS] and not line["left_out"]:
         what = "ours"
     return (

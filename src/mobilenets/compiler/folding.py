@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenets import spec as specs
+from mobilenets.errors import CheckpointError
 from mobilenets.spec import Conv, LayerScale, Linear, MultiQueryAttention, Pool, Spec, SqueezeExcite
 
 Activation = specs.Activation | Literal["hard_sigmoid"]
 _Wide = NDArray[np.float64]
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,14 @@ class Convolution:
     groups: int = 1
     depthwise: bool = False
     activation: Activation = "none"
+
+    def __post_init__(self) -> None:
+        for values in (self.weight, self.bias):
+            if not (np.abs(values) <= _LARGEST).all():
+                raise CheckpointError(
+                    f"the weights of '{self.path}', with its batch norm in them, are no numbers of 32 bits "
+                    "(NaN, infinity): a running variance is negative, or a weight far too large."
+                )
 
     @property
     def kernel(self) -> int:
@@ -98,7 +108,10 @@ class Network:
 
 
 def fold(spec: Spec, tensors: Mapping[str, NDArray[np.float32]]) -> Network:
-    """The network with a checkpoint's `tensors`, folded; values are float64 until they are packed."""
+    """The network with a checkpoint's `tensors`, folded; values are float64 until they are packed.
+
+    Raises `CheckpointError` where they are not finite in fp32: kernels would make plausible logits of some.
+    """
     found: list[list[Operation]] = [[] for _ in spec.blocks]
     head = []
     for layer in specs.layers(spec):
@@ -147,8 +160,9 @@ def _norm(prefix: str, tensors: Mapping[str, NDArray[np.float32]], epsilon: floa
     weight, bias, mean, variance = (
         _wide(tensors[f"{prefix}.{part}"]) for part in ("weight", "bias", "running_mean", "running_var")
     )
-    factor = weight / np.sqrt(variance + epsilon)
-    return factor, bias - mean * factor
+    with np.errstate(divide="ignore", invalid="ignore"):  # `Convolution` says so
+        factor = weight / np.sqrt(variance + epsilon)
+        return factor, bias - mean * factor
 
 
 def _scaled(convolution: Convolution, factor: _Wide) -> Convolution:

@@ -41,8 +41,8 @@ def find_or_compile(checkpoint: Checkpoint, *, precision: str = "fp32", progress
         return kept
     find_compiler()  # or its error, before anything is promised
     progress.say(
-        f"Compiling {printable(checkpoint.spec.name)} for this processor, once; it is kept. It takes half a "
-        "minute or so. With torch installed, --engine torch begins at once."
+        f"Compiling {printable(checkpoint.spec.name)} for this processor, once; it is kept. It takes some "
+        "seconds. With torch installed, --engine torch begins at once."
     )
     try:
         program = translate(checkpoint, precision=precision, fp32_maps=True)

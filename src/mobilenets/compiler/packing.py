@@ -1,5 +1,7 @@
 """Weights in the order in which the kernels read them, in one array with an offset for each."""
 
+from typing import assert_never
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,12 +11,20 @@ from mobilenets.compiler.steps import (
     ALIGNMENT,
     BF16,
     FP32,
+    Add,
     Convolve,
     Depthwise,
     Linear,
     Normalise,
+    Pack,
+    Pair,
+    PoolMap,
+    Scale,
     ScaleWeights,
+    Softmax,
     Step,
+    Strip,
+    kernels,
 )
 
 
@@ -202,20 +212,27 @@ def weights_bytes(plan: Plan) -> int:
 
 def packed_floats(step: Step) -> int:
     """What one kernel's weights take, fill and bias included, in floats."""
+    floats = 0
     match step:
         case Normalise():  # a factor and an offset for every value of a row
-            return 2 * _whole(step.writes.channels * step.writes.columns, ALIGNMENT)
+            floats = 2 * _whole(step.writes.channels * step.writes.columns, ALIGNMENT)
         case Linear():
             outputs, inputs = step.writes.blocks * step.writes.block, step.reads[0].channels
-            return step.units * inputs * step.words * FP32.block + 2 * outputs
+            floats = step.units * inputs * step.words * FP32.block + 2 * outputs
         case Depthwise():
-            return (step.kernel**2 + 1) * step.writes.blocks * step.writes.block
+            floats = (step.kernel**2 + 1) * step.writes.blocks * step.writes.block
         case ScaleWeights() if step.convolve.convolution is not None:
-            return _packed_convolution(step.convolve, step.convolve.convolution)
+            floats = _packed_convolution(step.convolve, step.convolve.convolution)
         case Convolve() if step.convolution is not None:
             weights = 0 if step.own is None else _packed_convolution(step, step.own)
-            return weights + step.writes.blocks * step.writes.block
-    return 0
+            floats = weights + step.writes.blocks * step.writes.block
+        case Convolve() | ScaleWeights() | PoolMap() | Scale() | Add() | Pack() | Softmax():
+            pass  # of attention, a convolution's weights are a map
+        case Pair() | Strip():
+            floats = sum(map(packed_floats, kernels(step)))
+        case _:
+            assert_never(step)
+    return floats
 
 
 def _packed_convolution(step: Convolve, convolution: Convolution) -> int:

@@ -52,8 +52,9 @@ _NATIVE = (
     (frozenset({"__ARM_NEON", "__aarch64__"}), (NEON,)),
     (frozenset({"__ARM_NEON", "__arm__", "__linux__"}), (NEON_FMA, NEON_A9)),
 )
-"""By the macros that the compiler defines for this machine. A path has the instructions that it asks the processor
-for and no more, so that a library that is taken to another machine says no there, and does not crash."""
+"""By the macros that the compiler defines for this machine. A path has the instructions that it asks the
+processor for and no more: a library that is taken to another machine says no there, and does not crash.
+"""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ class Compiler:
         if "ziglang" not in self.command:
             return tuple(kept)
         kept = [
-            flag for flag in kept if not flag.startswith(("-mfpu=", "-mfloat-abi=", "-mthumb", "-mtune=", "-static"))
+            flag
+            for flag in kept
+            if not flag.startswith(("-mfpu=", "-mfloat-abi=", "-mthumb", "-mtune=", "-static"))
         ]
         units = "".join(_UNITS_OF_ZIG.get(flag, "") for flag in flags)
         return tuple(re.sub("-m(arch|cpu)=.*", lambda flag: _for_zig(flag) + units, flag) for flag in kept)
@@ -109,8 +112,8 @@ def find_compiler(target: str = "native", environment: Mapping[str, str] = os.en
     """`$CC`, or `cc`, `gcc`, `clang`; zig from PyPI; a cross compiler: the first that compiles for `target`.
 
     Raises `UnknownName` for a target that there is none of, and `EnvironmentFault` where no compiler is for
-    it. A `$CC` that is for another machine is passed over; it is an error where it does not run, and where this
-    machine is the target.
+    it. A `$CC` that is for another machine is passed over; it is an error where it does not run, and where
+    the target is this machine.
     """
     wanted, named = find_target(target), environment.get("CC")
     commands: list[tuple[str, ...]] = [_words(named)] if named else [("cc",), ("gcc",), ("clang",)]
@@ -124,7 +127,8 @@ def find_compiler(target: str = "native", environment: Mapping[str, str] = os.en
             return compiler
     if named and wanted.macros and wanted.machine is None:
         raise EnvironmentFault(
-            f"the C compiler {named!r}, which $CC names, is for another machine than this one.", remedy=_INSTALL
+            f"the C compiler {named!r}, which $CC names, is for another machine than this one.",
+            remedy=_INSTALL,
         )
     here = "here: neither cc, gcc, clang nor zig" if wanted.machine is None else f"for {target} here"
     raise EnvironmentFault(f"there is no C compiler {here}.", remedy=_INSTALL)

@@ -119,7 +119,7 @@ def open_session(
     """A `Session` for `model`: a checkpoint (or its path), a run folder, or a bundle (or its folder).
 
     Without `engine`, a bundle runs in the runtime that it was made for. A checkpoint runs compiled: from
-    a library that is kept from the last time, or that is compiled now, once, which takes half a minute;
+    a library that is kept from the last time, or that is compiled now, once, which takes some seconds;
     where that fails, `progress` is told why, and it runs in torch. (ONNX Runtime would need a conversion,
     which only torch can do.) `threads` bounds the engine's own threads; `None` leaves its default.
 

@@ -15,9 +15,10 @@ from mobilenets.runtime.shared_library import Library
 class CompiledSession:
     """A bundle's own library, or one that is compiled now and kept in the cache.
 
-    One session runs one batch at a time. Of a checkpoint, `precision` is that of its weights, with maps in
-    fp32; a bundle's was chosen when it was made. Raises `EnvironmentFault` where there is no C compiler,
-    where the library was compiled for another processor, and where one that was compiled here does not open.
+    One session runs one batch at a time; calls from several threads take turns. Of a checkpoint, `precision`
+    is that of its weights, with maps in fp32; a bundle's was chosen when it was made. Raises
+    `EnvironmentFault` where there is no C compiler, where the library was compiled for another processor, and
+    where one that was compiled here does not open.
     """
 
     engine = "compiled"

@@ -5,6 +5,7 @@ A bundle carries this file to run itself, so it needs ctypes and numpy alone.
 
 import ctypes
 import os
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -31,11 +32,12 @@ class Library:
     batch comes: from then on the library holds what the shared one takes and `threads` × `model_bytes(1)`.
     The logits are the same to the bit, whoever computed them.
 
-    It runs one batch at a time. Raises `CheckpointError` where `file` is no such library, and
-    `EnvironmentFault` where it was compiled for another processor.
+    It runs one batch at a time; calls from several threads take turns. Raises `CheckpointError` where
+    `file` is no such library, and `EnvironmentFault` where it was compiled for another processor.
     """
 
     def __init__(self, file: Path, threads: int | None = None):
+        self._turn = threading.Lock()
         self._shared: _Memory | None = None
         self._alone: list[_Memory] = []
         """One for each thread, with one thread each."""
@@ -65,7 +67,7 @@ class Library:
             raise EnvironmentFault(
                 f"{self._functions.model_error(code).decode()}.",
                 file=self._file,
-                remedy="Export the model again on this machine, or with --target x86-64.",
+                remedy="Export the model again on this machine, or for its kind: --target.",
             )
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -73,8 +75,6 @@ class Library:
 
         Raises `ValueError` for another array, and where the library is closed.
         """
-        if self._shared is None:
-            raise ValueError("the library is closed")
         expected = (self.side, self.side, self.channels)
         if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != expected:
             raise ValueError(
@@ -82,6 +82,13 @@ class Library:
             )
         pictures = np.ascontiguousarray(batch)
         logits = np.empty((len(pictures), self.classes), np.float32)
+        with self._turn:
+            if self._shared is None:
+                raise ValueError("the library is closed")
+            self._run(pictures, logits)
+        return logits
+
+    def _run(self, pictures: NDArray[np.uint8], logits: NDArray[np.float32]) -> None:
         apart = len(pictures) - len(pictures) % self.threads if self.threads > 1 else 0
         if apart:
             self._run_apart(pictures[:apart], logits[:apart])
@@ -90,7 +97,6 @@ class Library:
             self._functions.model_run(
                 self._shared, pixels + i * pictures.strides[0], rows + i * logits.strides[0]
             )
-        return logits
 
     def _run_apart(self, pictures: NDArray[np.uint8], logits: NDArray[np.float32]) -> None:
         """Every thread takes the next picture that nobody has; ctypes lets the others run meanwhile."""
@@ -124,12 +130,13 @@ class Library:
 
     def close(self) -> None:
         """Stop its threads; it cannot run any more."""
-        if self._pool is not None:
-            self._pool.shutdown()
-        for memory in (self._shared, *self._alone):
-            if memory is not None:
-                self._functions.model_close(memory)
-        self._shared, self._alone, self._pool = None, [], None
+        with self._turn:
+            if self._pool is not None:
+                self._pool.shutdown()
+            for memory in (self._shared, *self._alone):
+                if memory is not None:
+                    self._functions.model_close(memory)
+            self._shared, self._alone, self._pool = None, [], None
 
     def __del__(self) -> None:
         self.close()
