@@ -508,8 +508,11 @@ def powers_of_two(top: float) -> list[float]:
 
 
 def drawn(found: dict[str, Curve]) -> bytes:
-    """Time and MACs, as multiples of the smallest, as an SVG."""
+    """Time and MACs, as multiples of the smallest, as an SVG, the same one for the same numbers."""
     with drawing(LIGHT, 3.2 * len(found), 3.2) as figure:
+        import matplotlib  # which `drawing` has found to be installed, and whose settings it puts back
+
+        matplotlib.rcParams["svg.hashsalt"] = PICTURE
         panels = figure.subplots(1, len(found), squeeze=False)[0]
         for axes, (name, curve) in zip(panels, found.items(), strict=True):
             across = [value for value, _ in curve]

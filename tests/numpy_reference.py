@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from mobilenets.checkpoint import Checkpoint
 from mobilenets.preprocessing import affine
+from mobilenets.slicing.moments import activate
 from mobilenets.spec import (
-    Activation,
     Conv,
     LayerScale,
     MultiQueryAttention,
@@ -56,7 +56,7 @@ def computed(spec: Spec, tensors: Tensors, path: str, op: Op, x: Wide) -> Wide:
                 x = batch_norm(spec, tensors, f"{path}.norm", x)
             else:
                 x = x + per_channel(tensors[f"{path}.conv.bias"])
-            return activation(op.activation, x)
+            return activate(x, op.activation)
         case SqueezeExcite():
             return squeeze_excite(tensors, path, op, x)
         case MultiQueryAttention():
@@ -100,38 +100,16 @@ def batch_norm(spec: Spec, tensors: Tensors, path: str, x: Wide) -> Wide:
     return (x - mean) / np.sqrt(variance + spec.norm_epsilon) * weight + bias
 
 
-def activation(kind: Activation, x: Wide) -> Wide:
-    """The activation of every value, each by its definition."""
-    match kind:
-        case "none":
-            return x
-        case "relu":
-            return np.maximum(x, 0)
-        case "relu6":
-            return np.clip(x, 0, 6)
-        case "hard_swish":
-            return x * hard_sigmoid(x)
-        case "gelu":
-            return x * (1 + erf(x / math.sqrt(2))) / 2
-        case _:
-            assert_never(kind)
-
-
 def hard_sigmoid(x: Wide) -> Wide:
     """relu6(x + 3) / 6 (Howard et al. 2019, section 5.2)."""
     return np.clip(x + 3, 0, 6) / 6
-
-
-def erf(x: Wide) -> Wide:
-    """Python's own error function of every value; numpy has none."""
-    return np.array([math.erf(value) for value in x.ravel()]).reshape(x.shape)
 
 
 def squeeze_excite(tensors: Tensors, path: str, op: SqueezeExcite, x: Wide) -> Wide:
     """Every channel times its gate: the channels' means through two dense layers (Hu et al. 2018)."""
     reduce, expand = (tensors[f"{path}.{name}.weight"][:, :, 0, 0] for name in ("reduce", "expand"))
     hidden = x.mean((2, 3)) @ reduce.T + tensors[f"{path}.reduce.bias"]
-    gates = activation(op.activation, hidden) @ expand.T + tensors[f"{path}.expand.bias"]
+    gates = activate(hidden, op.activation) @ expand.T + tensors[f"{path}.expand.bias"]
     return x * hard_sigmoid(gates)[:, :, None, None]
 
 

@@ -257,9 +257,12 @@ def test_webassembly_computes_the_same(checkpoint, pixels, goldens, tmp_path, ta
         ("x86_64-macos", bytes.fromhex("cffaedfe07000001")),
     ],
 )
-def test_other_systems_get_a_library_with_our_names(checkpoint, tmp_path, target, head):
+def test_other_systems_get_a_library_with_our_names(checkpoint, tmp_path, monkeypatch, target, head):
     """There is no emulator for these."""
-    content = built(checkpoint, target, "zig", tmp_path).read_bytes()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    content = built(checkpoint, target, "zig", tmp_path / "there").read_bytes()
+    assert list(Path().iterdir()) == []
     assert content.startswith(head)
     for name in (b"model_bytes", b"model_open", b"model_run", b"model_close", b"model_labels", b"model_side"):
         assert name + b"\0" in content
@@ -344,7 +347,7 @@ def test_zig_is_told_the_processor_its_way():
 
 
 AVX512_MACROS = {f"__AVX512{part}__" for part in ("F", "VL", "BW", "DQ", "CD")}
-AVX2_MACROS = {"__AVX2__", "__FMA__", "__BMI2__"}
+AVX2_MACROS = {f"__{part}__" for part in ("AVX2", "FMA", "BMI", "BMI2", "LZCNT", "MOVBE", "F16C")}
 
 
 @pytest.mark.parametrize(
@@ -352,6 +355,7 @@ AVX2_MACROS = {"__AVX2__", "__FMA__", "__BMI2__"}
     [
         ({"__SSE2__", *AVX2_MACROS, *AVX512_MACROS}, ["avx512"]),
         ({"__SSE2__", *AVX2_MACROS, "__AVX512F__"}, ["avx2"]),
+        ({"__SSE2__", *AVX2_MACROS} - {"__MOVBE__"}, ["sse2"]),
         ({"__SSE2__", "__AVX__"}, ["sse2"]),
         ({"__ARM_NEON", "__aarch64__"}, ["neon"]),
         ({"__ARM_NEON", "__arm__", "__linux__"}, ["neon_fma", "neon"]),
@@ -365,6 +369,15 @@ def test_a_library_for_here_has_no_instruction_that_it_does_not_ask_for(monkeypa
     assert [path.name for path in paths] == names
     for path in paths:
         assert not {"-march=native", "-mcpu=native"} & {*path.flags}
+
+
+def test_a_c_compiler_may_be_named_from_the_folder_that_one_is_in(tmp_path, monkeypatch):
+    """It is called in other folders."""
+    need("cc")
+    (tmp_path / "mine").symlink_to(shutil.which("cc"))
+    monkeypatch.chdir(tmp_path)
+    found = toolchain.find_compiler("native", {"CC": "./mine -O1"})
+    assert found.command == (str(tmp_path / "mine"), "-O1")
 
 
 def test_a_c_compiler_for_another_machine_does_not_compile_for_this_one(monkeypatch):

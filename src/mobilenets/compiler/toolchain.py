@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -45,9 +46,10 @@ OF_GCC = ("-fno-gcse",)
 WARNINGS = ("-Wall", "-Wextra")
 
 
+_V3 = frozenset(f"__{part}__" for part in ("AVX2", "BMI", "BMI2", "F16C", "FMA", "LZCNT", "MOVBE"))
 _NATIVE = (
-    (frozenset({"__AVX512F__", "__AVX512VL__", "__AVX512BW__", "__AVX512DQ__", "__AVX512CD__"}), (AVX512,)),
-    (frozenset({"__AVX2__", "__FMA__", "__BMI2__"}), (AVX2,)),
+    (_V3.union(f"__AVX512{part}__" for part in ("F", "CD", "BW", "DQ", "VL")), (AVX512,)),
+    (_V3, (AVX2,)),
     (frozenset({"__SSE2__"}), (SSE2,)),
     (frozenset({"__ARM_NEON", "__aarch64__"}), (NEON,)),
     (frozenset({"__ARM_NEON", "__arm__", "__linux__"}), (NEON_FMA, NEON_A9)),
@@ -91,7 +93,7 @@ class Compiler:
 
     def macros(self, flags: Sequence[str]) -> frozenset[str]:
         """What it defines with `flags`; nothing where it does not know them."""
-        done = _run((*self.command, *self.told(flags), "-dM", "-E", "-x", "c", os.devnull))
+        done = _asked((*self.command, *self.told(flags), "-dM", "-E", "-x", "c", os.devnull))
         lines = done.stdout.splitlines() if done.returncode == 0 else []
         return frozenset(line.split()[1] for line in lines if line.startswith("#define "))
 
@@ -141,16 +143,20 @@ _INSTALL = (
 
 
 def _words(command: str) -> tuple[str, ...]:
+    """Those of `$CC`. A path in it becomes whole: compilers are called in other folders."""
     try:
-        return tuple(shlex.split(command))
+        words = shlex.split(command)
     except ValueError:  # a quote without its end
         return ()
+    if words and os.path.dirname(words[0]):
+        words[0] = os.path.abspath(words[0])
+    return tuple(words)
 
 
 def _answering(command: tuple[str, ...], target: Target) -> Compiler | None:
     if not command or shutil.which(command[0]) is None:
         return None
-    done = _run((*command, "--version"))
+    done = _asked((*command, "--version"))
     if done.returncode != 0 or not done.stdout.strip():
         return None
     return Compiler(command, done.stdout.strip().splitlines()[0], target)
@@ -281,7 +287,13 @@ def instructions() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(_DECIDES)}))
 
 
-def _run(command: Sequence[str], folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+def _asked(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """What a compiler says of itself, in a folder of its own: zig leaves an empty a.o there, for macOS."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _run(command, Path(folder))
+
+
+def _run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603  # a list of arguments, no shell
         command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace", check=False
     )

@@ -69,7 +69,7 @@ INLINE void convolve_tile(Convolution s, int pixels, int vectors, int panel, con
         const int at = v * VECTOR / BLOCK * plane(s.out) + v * VECTOR % BLOCK;
         UNROLL for (int p = 0; p < pixels; p++) {
             const vec sum = sums[p * vectors + v];
-            const vec value = s.activation == RELU && vectors > 1 ? positive(sum) : activate(s.activation, sum);
+            const vec value = vectors > 1 ? activate_by_bits(s.activation, sum) : activate(s.activation, sum);
             const int there = at + pixel(s, s.out, p, BLOCK);
             store(to + there, add ? value + load(add + there) : value);
         }
@@ -307,7 +307,7 @@ INLINE void depthwise_tile(Depthwise s, int pixels, const float *const *lines, i
     }
     vec halves[2] = {all(0), all(0)};
     UNROLL for (int p = 0; p < pixels; p++) {
-        const vec value = s.activation == RELU ? positive(sums[p]) : activate(s.activation, sums[p]);
+        const vec value = activate_by_bits(s.activation, sums[p]);
         store(to + p * BLOCK, value);
         halves[p % 2] += value;
     }

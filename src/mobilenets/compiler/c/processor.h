@@ -28,11 +28,11 @@ UNUSED int saves_registers(unsigned wanted) {
     return (low & wanted) == wanted;
 }
 
-/* x86-64-v3: AVX2, FMA, BMI1 and 2, as far as a processor may lack them. */
+/* x86-64-v3: FMA, MOVBE, AVX and F16C; BMI1, AVX2 and BMI2; LZCNT. What comes before, it has had for as long. */
 UNUSED int has_avx2(void) {
-    const unsigned fma = 1u << 12, avx = 1u << 28, needed = 1u << 3 | 1u << 5 | 1u << 8;
-    return (cpuid_word(1, 0, ECX) & (fma | avx)) == (fma | avx) && (cpuid_word(7, 0, EBX) & needed) == needed
-           && saves_registers(0x6);
+    const unsigned first = 1u << 12 | 1u << 22 | 1u << 28 | 1u << 29, second = 1u << 3 | 1u << 5 | 1u << 8;
+    return (cpuid_word(1, 0, ECX) & first) == first && (cpuid_word(7, 0, EBX) & second) == second
+           && (cpuid_word(0x80000001, 0, ECX) & 1u << 5) && saves_registers(0x6);
 }
 
 /* x86-64-v4: AVX-512 F, DQ, CD, BW and VL. */

@@ -199,17 +199,6 @@ INLINE vec error_function(vec x) {
     return with_sign(1.0f - p * exponential(-size * size), sign);
 }
 
-/* A ReLU. Floats and whole numbers of the same bits agree on what lies below 0, and the comparison of whole numbers takes one
- * cycle where that of floats takes four. But only one of two ports does it, so tiles of one vector, which want both of them,
- * are slower with it (LOG.md). */
-INLINE vec positive(vec x) {
-#if VECTOR == 16
-    return (vec)_mm512_max_epi32((__m512i)x, _mm512_setzero_si512());
-#else
-    return larger(x, all(0));
-#endif
-}
-
 /* x between -3 and 3. */
 INLINE vec within_three(vec x) {
 #if VECTOR == 16 && defined(__AVX512DQ__)
@@ -231,5 +220,16 @@ INLINE vec activate(Activation kind, vec x) {
     case NONE: break;
     }
     return x;
+}
+
+/* The same. Floats and whole numbers of the same bits agree on what lies below 0, and for a ReLU the comparison of whole numbers
+ * takes one cycle where that of floats takes four. But only one of two ports does it: convolutions whose tiles have one vector,
+ * a load for every product, are slower with it (LOG.md). */
+INLINE vec activate_by_bits(Activation kind, vec x) {
+#if VECTOR == 16
+    if (kind == RELU)
+        return (vec)_mm512_max_epi32((__m512i)x, _mm512_setzero_si512());
+#endif
+    return activate(kind, x);
 }
 #endif
