@@ -1,5 +1,6 @@
 """A plan as C: a function for every kind of convolution, one for each step, and every shape a constant."""
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from importlib import resources
 from typing import NamedTuple, assert_never
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenets.checkpoint import Manifest
-from mobilenets.compiler.fetching import Fetch, fetches
+from mobilenets.compiler.fetching import Fetch, begins, fetches
 from mobilenets.compiler.folding import Convolution
 from mobilenets.compiler.packing import (
     Weights,
@@ -75,6 +76,7 @@ def emit(plan: Plan, manifest: Manifest) -> Program:
         count=len(titles),
         kernel=max(step.kernel for step in plan.kernels if isinstance(step, Convolve | Depthwise)),
         ahead=INPUTS_AHEAD,
+        begins=emitter.begins_table() if emitter.fetches else "",
         logits=plan.offset(plan.logits),
         headers="\n".join(f'#include "{name}"' for name in headers),
     )
@@ -108,7 +110,7 @@ _NETWORK = """\
 #define INPUTS_AHEAD {ahead}
 {headers}
 
-{kernels}
+{begins}{kernels}
 {functions}
 const Network NETWORK = {{
     {count}, {logits}, (const Step[]){{
@@ -160,7 +162,7 @@ class _Emitter:
     def __init__(self, plan: Plan, manifest: Manifest):
         self.plan, self.manifest = plan, manifest
         self.weights = Weights()
-        self.fetches = fetches(plan)
+        self.fetches, self.begins = fetches(plan), begins(plan)
         self.kernels: dict[str, str] = {}
         """By what is in it: a convolution that occurs twice is compiled once."""
 
@@ -185,7 +187,7 @@ class _Emitter:
             operands = f"{_map(source)}, {self._at(source)}, {step.panel}, {self._at(step.writes)}"
             call = f"pack_{step.what}({operands});"
             return ["(void)parts;", "if (part == 0)", f"    {call}"]
-        return self._work(step, f"share({step.units}, part, parts)")
+        return self._work(step, _share(step))
 
     def _work(self, step: Step, some: str) -> list[str]:
         """Calls of the kernel for the rows, panels or blocks `some`."""
@@ -262,7 +264,7 @@ class _Emitter:
         """Threads share the panels."""
         return [
             _RING,
-            f"const Range some = share({pair.units}, part, parts), rows = {{0, {pair.writes.rows}}};",
+            f"const Range some = {_share(pair)}, rows = {{0, {pair.writes.rows}}};",
             *_for_panels("some.first", "some.last", self._pair(pair, "rows", "0")),
         ]
 
@@ -271,7 +273,7 @@ class _Emitter:
         work = self._pair(pair, "piece.rows", f"{_reach(pair.depthwise, 'piece.rows')}.first")
         return [
             _RING,
-            f"for (Range left = share({pair.units}, part, parts); left.first < left.last;) {{",
+            f"for (Range left = {_share(pair)}; left.first < left.last;) {{",
             f"    const Piece piece = next_piece({pair.writes.rows}, 1, &left);",
             "    const int p = piece.panel.first;",
             *(f"    {line}" for line in work),
@@ -297,8 +299,11 @@ class _Emitter:
             *self._depthwise(depthwise, "turn", entering=between),
         ]
         until = f"p + 1 < {pair.convolve.panels} ? {_first_block(pair, 'p + 1')} : {pair.writes.blocks}"
+        fetch = self.fetches.get(id(pair.convolve))
+        later = "" if fetch is None else self._later(fetch, pair.convolve.panels)
         return [
             f"const Range panel = {{p, p + 1}}, theirs = {{{_first_block(pair, 'p')}, {until}}};",
+            *([f"const float *const next = line_of({later}, p * {fetch.lines});"] if fetch else []),
             *begin,
             *(f"    {line}" for line in calls),
             *end,
@@ -337,25 +342,40 @@ class _Emitter:
         operands.append((f"{_type(out)} *out", self._at(out)))
         if step.add is not None:
             operands.append((f"const {_type(step.add)} *add", self._at(step.add)))
-        fetch = self.fetches.get(id(step), Fetch(0, 0))
+        fetch, next_line = self.fetches.get(id(step)), "NULL"
+        if fetch is not None and by_pieces:
+            operands.append(("Later later", self._later(fetch, step.panels)))
+            next_line = "line_of(later, piece.panel.first * shape.fetch)"
+        elif fetch is not None:
+            operands.append(("const float *next", "next"))
+            next_line = "next"
         bias_and_sharing = "NULL, 1" if convolution is None else "bias, 0"
         add = "NULL" if step.add is None else "add"
         call = [
             f"    convolve(shape, {int(step.panels_first)}, in, weights, {bias_and_sharing}, out, {add},",
-            f"             next, {rows}, {panels});",
+            f"             {next_line}, {rows}, {panels});",
         ]
-        if source.precision == self.plan.precision:
-            operands.append(("const float *next", f"run->weights + {fetch.first}"))
-            if by_pieces:
-                call = [
-                    "    for (Range left = some; left.first < left.last;) {",
-                    f"        const Piece piece = next_piece({step.writes.rows}, shape.tall, &left);",
-                    *(f"    {line}" for line in call),
-                    "    }",
-                ]
-        else:
+        if source.precision != self.plan.precision:
             call = [f"    convolve_picture(shape, in, weights, bias, out, {rows});"]
-        return self._call("convolution", operands, [*self._shape(step, out, fetch.lines), *call], ranges)
+        elif by_pieces:
+            call = [
+                "    for (Range left = some; left.first < left.last;) {",
+                f"        const Piece piece = next_piece({step.writes.rows}, shape.tall, &left);",
+                *(f"    {line}" for line in call),
+                "    }",
+            ]
+        body = [*self._shape(step, out, fetch.lines if fetch else 0), *call]
+        return self._call("convolution", operands, body, ranges)
+
+    def begins_table(self) -> str:
+        """What kernels ask for the weights that a thread fetches."""
+        values = ", ".join(map(str, self.begins))
+        comment = "/* Where the weights of each step begin that has any. */"
+        return f"{comment}\nstatic const int BEGINS[] = {{{values}}};\n\n"
+
+    def _later(self, fetch: Fetch, panels: int) -> str:
+        first = bisect_right(self.begins, fetch.first) - 1
+        return f"(Later){{run->weights, BEGINS + {first}, {fetch.first}, {fetch.lines * panels}, parts}}"
 
     def _shape(self, step: Convolve, out: Map, fetched: int) -> list[str]:
         tiles = step.tiles
@@ -480,6 +500,23 @@ class _Emitter:
         ring = self.plan.rings.get(id(place))
         there = f"run->arena + {self.plan.offset(place)}" if ring is None else f"ring + {ring}"
         return there if place.precision == FP32 else f"(bf16 *)({there})"
+
+
+def _share(step: Step) -> str:
+    """What a thread does of `step`: rows, or panels, or rows of panels."""
+    match step:
+        case Pair():
+            widths, panels = step.widths, step.convolve.panels
+        case ScaleWeights():
+            widths, panels = step.convolve.widths, step.convolve.panels
+        case Convolve() if step.panels_first:
+            widths, panels = step.widths, step.panels
+        case _:
+            widths, panels = None, 1
+    if widths is None:
+        return f"share({step.units}, part, parts)"
+    values = ", ".join(map(str, widths))
+    return f"share_by_width({step.units // panels}, (Widths){{{values}}}, part, parts)"
 
 
 def _for_panels(first: str, last: str, work: Iterable[str]) -> list[str]:

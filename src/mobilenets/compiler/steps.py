@@ -187,6 +187,15 @@ def ends_in_half(entering: Map, out: Map, groups: int, kernel: int) -> bool:
     )
 
 
+class Widths(NamedTuple):
+    """Panels by the time they take, 8 for a block of channels: `whole` ones, what is `left`, and a `half`."""
+
+    whole: int
+    wide: int
+    left: int
+    half: int
+
+
 @dataclass(frozen=True)
 class Convolve(_Step):
     """A convolution, and the sum with the shortcut where `add`.
@@ -234,6 +243,25 @@ class Convolve(_Step):
         """Panels of output channels, over all groups."""
         blocks = (self.writes.blocks - self.half) // self.groups
         return self.groups * -(-blocks * self.writes.block // self.panel) + self.half
+
+    @property
+    def widths(self) -> Widths | None:
+        """Of its panels, where the last ones are narrower than the others."""
+        return self.widths_beside(0)
+
+    def widths_beside(self, values: int) -> Widths | None:
+        """The same where a depthwise convolution is behind it, whose sums have `values` for each of its own.
+
+        Half a block has half the products of a block, and as many sums, of two halves each. Behind it a
+        depthwise convolution computes a whole block.
+        """
+        each = self.panel // self.writes.block
+        whole, left = divmod(self.writes.blocks - self.half, each)
+        if self.groups > 1 or not (left or self.half):
+            return None
+        inputs = self.reads[0].channels
+        half = (inputs / 2 + 8 + values) / (inputs + 4 + values)
+        return Widths(whole, 8 * each, 8 * left, round(8 * half) if self.half else 0)
 
     @property
     def weight_bytes(self) -> int:
@@ -375,8 +403,8 @@ class ScaleWeights(_Step):
 
     @property
     def units(self) -> int:
-        """Blocks of inputs."""
-        return self.reads[0].blocks
+        """Panels."""
+        return self.convolve.panels
 
     @property
     def bytes_moved(self) -> int:
@@ -432,6 +460,11 @@ class Pair(_Step):
         So a thread computes what another one does for at most one panel, whose rows they share.
         """
         return self.convolve.panels * (1 if self.whole else self.writes.rows)
+
+    @property
+    def widths(self) -> Widths | None:
+        """Of its panels, where the last ones are narrower than the others."""
+        return self.convolve.widths_beside(round(self.depthwise.kernel**2 / self.depthwise.stride**2))
 
     @property
     def macs(self) -> int:

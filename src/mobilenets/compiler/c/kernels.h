@@ -26,6 +26,19 @@ INLINE int to_next(Convolution s, int k, int row) {
     return s.in_twos == 1 ? bytes : k % 2 ? bytes - 2 : 2;
 }
 
+/* Before a tile's products with the block of inputs at `x`, it fetches what it reads next: of a map that is held whole
+ * the same pixels a block further on, which lie in the second-level cache, or in that of a processor whose thread wrote
+ * them; of a picture what lies here. */
+INLINE void fetch_inputs(Convolution s, int pixels, const float *x) {
+    const int step = s.stride * s.in.block;
+    if (VECTOR == 1)
+        return;
+    if (s.in.block < BLOCK)
+        UNROLL for (int i = 0; i < pixels * step; i += LINE) __builtin_prefetch(x + i);
+    else if (s.in.held == s.in.rows && blocks(s.in) > 1)
+        UNROLL for (int p = 0; p < pixels; p++) __builtin_prefetch(x + plane(s.in) + pixel(s, s.in, p, step));
+}
+
 /* One tile of `pixels` × `vectors` sums. `lines[ky]` is the first value that the filter's row ky meets,
  * `weights` and `bias` begin at the tile's first output channel. */
 INLINE void convolve_tile(Convolution s, int pixels, int vectors, int panel, const float *const *lines, int from,
@@ -51,6 +64,7 @@ INLINE void convolve_tile(Convolution s, int pixels, int vectors, int panel, con
                 const int end = smaller_of(run, values - c);
                 const char *w = (const char *)(pixel_weights + c / s.in_twos * panel);
                 fetch(&ahead);
+                fetch_inputs(s, pixels, x);
                 UNROLL_BY(2) for (int k = 0; k < end; w += to_next(s, k, panel), k++) {
                     if (from_far)
                         UNROLL for (int i = 0; i < vectors * VECTOR; i += BLOCK)
@@ -116,6 +130,7 @@ INLINE void convolve_half(Convolution s, int pixels, const float *in, const floa
     UNROLL for (int i = 0; i < pixels * PARTS; i++) sums[i] = all(0);
     for (int c = 0; c < s.in.channels; c += BLOCK) {
         const float *x = in + c / BLOCK * plane(s.in);
+        fetch_inputs(s, pixels, x);
         const int end = smaller_of(BLOCK, s.in.channels - c);
         const char *from = (const char *)(weights + c / 2 / s.in_twos * BLOCK);
         for (int k = 0; k < end; from += to_next(s, k / 2, BLOCK), k += 2) {
@@ -165,7 +180,8 @@ INLINE void convolve_rows(Convolution s, int tall, const float *in, int y, const
         const float *w = weights + ((shared ? 0 : group * width(s)) + p * s.panel) * words;
         const size_t at = at_row(s.out, y) + (alone ? 0 : c / BLOCK) * plane(s.out) + s.out.left * BLOCK;
         const float *b = bias ? bias + c : NULL, *added = add ? add + at : NULL;
-        const Ahead ahead = {next + (i * s.fetch + y * s.fetch / s.out.rows) * LINE, fetched, blocks(s.in), fetched};
+        const float *soon = s.fetch ? next + y * s.fetch / s.out.rows * LINE : NULL;
+        const Ahead ahead = {soon, fetched, blocks(s.in), fetched};
         if (p < whole)
             convolve_panel(s, tall, s.panel, lines, from, filter, w, b, out + at, added, ahead);
         else if (rest)
@@ -182,9 +198,9 @@ INLINE void convolve_rows(Convolution s, int tall, const float *in, int y, const
 }
 
 /* Some rows and panels of a convolution, packed weights [panel][ky][kx][input][channel of the panel], then those of
- * the half panel, if there is one; from `next` on lie those that are fetched. Where tiles are `tall`, `rows` begin at
- * one of them. The outer loop is over panels where `panels_first`: then the weights of a panel stay in the cache, else
- * the row does. */
+ * the half panel, if there is one. The outer loop is over panels where `panels_first`: then the weights of a panel stay
+ * in the cache, else the row does; beside the products of a panel the weights are fetched that lie from `next` on. Where
+ * tiles are `tall`, `rows` begin at one of them. */
 INLINE void convolve(Convolution s, int panels_first, const float *in, const float *weights, const float *bias,
                      int shared, float *out, const float *add, const float *next, Range rows, Range some) {
     const Range theirs = {block_of_panel(s, some.first), block_of_panel(s, some.last)};
@@ -388,26 +404,28 @@ INLINE void scale(Map map, float *values, const float *gates, Range rows) {
     }
 }
 
-/* The packed weights of the pointwise convolution `s`, times the gate of each input: some blocks of inputs. So its map
- * need not be. They become floats. */
+/* The packed weights of the pointwise convolution `s`, times the gate of each input: some panels. So its map need not
+ * be. They become floats. */
 INLINE void scale_weights(Convolution s, const float *gates, const float *weights, float *out, Range some) {
-    const int inputs = s.in.channels, end = smaller_of(inputs, some.last * BLOCK);
-    for (int c = 0; c < width(s); c += s.panel) {
-        const int wide = smaller_of(s.panel, width(s) - c);
-        const char *from = (const char *)(weights + (size_t)c * weight_rows(s) + some.first * BLOCK / s.in_twos * wide);
+    const int inputs = s.in.channels, each = whole_panels(s);
+    for (int i = some.first; i < smaller_of(some.last, each); i++) {
+        const int c = i * s.panel, wide = smaller_of(s.panel, width(s) - c);
+        const char *from = (const char *)(weights + (size_t)c * weight_rows(s));
         float *to = out + (size_t)c * inputs;
-        for (int k = some.first * BLOCK; k < end; from += to_next(s, k, wide), k++) {
+        for (int k = 0; k < inputs; from += to_next(s, k, wide), k++) {
             const vec gate = all(gates[k]);
-            for (int i = 0; i < wide; i += VECTOR)
-                store(to + k * wide + i, load_weights(s, from + i * sizeof(float)) * gate);
+            for (int v = 0; v < wide; v += VECTOR)
+                store(to + k * wide + v, load_weights(s, from + v * sizeof(float)) * gate);
         }
     }
-    const char *from = (const char *)(weights + (size_t)width(s) * weight_rows(s) + some.first * BLOCK / 2 / s.in_twos * BLOCK);
-    float *to = out + (size_t)width(s) * inputs;
-    for (int k = some.first * BLOCK; s.half && k < end; from += to_next(s, k / 2, BLOCK), k += 2) {
-        UNROLL for (int v = 0; v < BLOCK / VECTOR; v++) {
-            const vec w = load_weights(s, from + v * VECTOR * sizeof(float));
-            store(to + k / 2 * BLOCK + v * VECTOR, w * load_two(gates + k, v));
+    if (s.half && some.last > each) {
+        const char *from = (const char *)(weights + (size_t)width(s) * weight_rows(s));
+        float *to = out + (size_t)width(s) * inputs;
+        for (int k = 0; k < inputs; from += to_next(s, k / 2, BLOCK), k += 2) {
+            UNROLL for (int v = 0; v < BLOCK / VECTOR; v++) {
+                const vec w = load_weights(s, from + v * VECTOR * sizeof(float));
+                store(to + k / 2 * BLOCK + v * VECTOR, w * load_two(gates + k, v));
+            }
         }
     }
 }

@@ -260,7 +260,7 @@ INLINE void convolve(Convolution s, int panels_first, const bf16 *in, const bf16
             const size_t there = (size_t)i * plane(s.out);
             void *to = s.logits ? (void *)((float *)out + there) : (void *)((bf16 *)out + there);
             convolve_panel(s, in + i / each * inputs * plane(s.in), w, bias ? bias + i * BLOCK : NULL, to,
-                           add ? add + there : NULL, now, (Ahead){next + i * s.fetch * LINE, fetched, inputs, fetched});
+                           add ? add + there : NULL, now, (Ahead){next, fetched, inputs, fetched});
         }
     }
     end();

@@ -58,6 +58,14 @@ typedef struct {
     int first, last;
 } Range;
 
+/* The weights that a convolution fetches for later: `lines` of them from `first` on, which lie behind the weights of a
+ * step that begin at begins[0]; those of the next one begin at begins[1]. */
+typedef struct {
+    const float *weights;
+    const int *begins;
+    int first, lines, parts;
+} Later;
+
 /* What a tile fetches of the weights that are wanted later: `lines`, some of them for each of its blocks of inputs. */
 typedef struct {
     const float *next;
@@ -70,6 +78,24 @@ INLINE int larger_of(int a, int b) { return a > b ? a : b; }
 INLINE int blocks(Map map) { return (map.channels + map.block - 1) / map.block; }
 INLINE int plane(Map map) { return (map.left + map.columns + map.right) * map.block; }
 INLINE int row(Map map) { return blocks(map) * plane(map); }
+
+/* Where line n of those lies. Threads share a step's weights in order, and fetch what they will read themselves: of
+ * every step that part of its lines here which its own share of the step makes up. */
+INLINE const float *line_of(Later later, int n) {
+    if (later.parts == 1)
+        return later.weights + later.first + n * LINE;
+    const int part = n * later.parts / later.lines, last = later.first + later.lines * LINE;
+    int left = (n - later.lines * part / later.parts) * LINE;
+    for (const int *begins = later.begins;; begins++) {
+        const int from = larger_of(begins[0], later.first), to = smaller_of(begins[1], last);
+        const int theirs = (to - from) / later.parts;
+        if (left < theirs || to == last)
+            return later.weights + begins[0] + (begins[1] - begins[0]) * part / later.parts
+                   + (from - begins[0]) / later.parts + left;
+        left -= theirs;
+    }
+}
+
 /* One block's part of `ahead`. */
 INLINE void fetch(Ahead *ahead) {
     const int each = (ahead->lines + ahead->blocks - 1) / ahead->blocks;
@@ -96,18 +122,44 @@ INLINE Range share(int units, int part, int parts) {
     return (Range){units * part / parts, units * (part + 1) / parts};
 }
 
+/* Panels by the time that a row of them takes, a block of channels 8: `whole` ones of `wide`, then what is `left`, then half
+ * a block, where there is one. */
+typedef struct {
+    int whole, wide, left, half;
+} Widths;
+
+/* How many `rows`, of one panel after the other, come before some part of the work. */
+INLINE int rows_before(int rows, Widths w, int part, int parts) {
+    int work = rows * (w.whole * w.wide + w.left + w.half) * part / parts, before = w.whole * rows;
+    if (work <= before * w.wide)
+        return (work + w.wide / 2) / w.wide;
+    work -= before * w.wide;
+    if (work <= w.left * rows)
+        return before + (work + w.left / 2) / w.left;
+    before += w.left ? rows : 0;
+    return before + (work - w.left * rows + w.half / 2) / w.half;
+}
+
+/* The share of one of `parts` threads in `rows` rows of panels whose width differs. */
+INLINE Range share_by_width(int rows, Widths widths, int part, int parts) {
+    return (Range){rows_before(rows, widths, part, parts), rows_before(rows, widths, part + 1, parts)};
+}
+
 /* Some rows of one panel. */
 typedef struct {
     Range rows, panel;
 } Piece;
 
 /* The first piece of `units`, which are the rows of one panel after the other, and which keep the rest. Tiles are `tall`
- * rows high: a piece begins at one. */
+ * rows high: a piece begins at the one that is nearest. */
+INLINE int nearest(int row, int tall, int rows) {
+    return row < rows ? smaller_of((row + tall / 2) / tall * tall, rows) : rows;
+}
 INLINE Piece next_piece(int rows, int tall, Range *units) {
     const int panel = units->first / rows, from = units->first % rows;
     const int to = smaller_of(rows, from + units->last - units->first);
     units->first += to - from;
-    return (Piece){{from / tall * tall, to < rows ? to / tall * tall : rows}, {panel, panel + 1}};
+    return (Piece){{nearest(from, tall, rows), nearest(to, tall, rows)}, {panel, panel + 1}};
 }
 
 /* Which rows of a filter lie inside the map when it computes row y. */
