@@ -1,12 +1,13 @@
 """The family's speed in every engine that is installed here, appended to benchmarks/results.jsonl.
 
-    python benchmarks/networks.py [--only one|two|batch|bf16|profile|growth|compile] [--quick]
-                                  [--again] [--patience MINUTES]
+    python benchmarks/networks.py [--only one|two|batch|bf16|profile|growth|compile|scaling]
+                                  [--quick] [--again] [--patience MINUTES]
 
 `one`, `two`: six networks at 224 px, batch 1, with one thread and with two. `batch`: 32 pictures on two
 threads. `bf16`: one thread, the engines that have it. `profile`: our six networks step by step. `growth`:
 V2 over the width multiplier α, the resolution multiplier ρ and the batch, in our engine alone. `compile`:
-how many seconds our compiler takes for each of the six, with nothing kept from before.
+how many seconds our compiler takes for each of the six, with nothing kept from before. `scaling`: ours and
+LiteRT with one thread and with two, all four in turn, for each of the six.
 
 Every line has machine, versions, date and how quiet the machine was; `python benchmarks/render.py` makes
 BENCHMARKS.md of all lines. What our compiler as it is has on this machine already, measured while it was
@@ -24,16 +25,21 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mobilenets import __version__, zoo
-from mobilenets.benchmark.conditions import described, glimpse, noise
-from mobilenets.benchmark.engines import ENGINES, OURS, SLOW
-from mobilenets.benchmark.results import append_line, compiler_source, kind, quiet
+from mobilenets.benchmark.conditions import Noise, described, glimpse, noise
+from mobilenets.benchmark.engines import ENGINES, LITERT, OURS, SLOW
+from mobilenets.benchmark.results import append_line, compiler_source, kind, quiet, rounds_of
+from mobilenets.benchmark.rounds import in_turn
+from mobilenets.benchmark.samples import MIN_ROUNDS, ratio
+from mobilenets.cli.terminal import TerminalProgress
 from mobilenets.compiler.kept import find_or_compile
 from mobilenets.errors import MobilenetsError
+from mobilenets.spec import Spec
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 NETWORKS = (
@@ -51,7 +57,7 @@ BATCHES = (2, 4, 8, 16, 32)
 """The largest resolution and the smallest batch are those of the widths."""
 STOPPED = (130, 143)
 """Exit codes of a command that was stopped."""
-PARTS = ("one", "two", "batch", "bf16", "profile", "growth", "compile")
+PARTS = ("one", "two", "batch", "bf16", "profile", "growth", "compile", "scaling")
 
 
 class Job(NamedTuple):
@@ -67,7 +73,9 @@ class Job(NamedTuple):
     @property
     def what(self) -> str:
         """Everything but the numbers, as in `results.kind`."""
-        return {"profile": "profile", "growth": "ours", "compile": "compile"}.get(self.part, "engines")
+        if self.part in ("profile", "compile", "scaling"):
+            return self.part
+        return "ours" if self.part == "growth" else "engines"
 
 
 def jobs() -> Iterator[Job]:
@@ -89,6 +97,8 @@ def jobs() -> Iterator[Job]:
         yield Job("growth", f"{GROWING}_100", batch=pictures)
     for name in NETWORKS:
         yield Job("compile", name)
+    for name in NETWORKS:
+        yield Job("scaling", name, threads=2)
 
 
 class Effort(NamedTuple):
@@ -116,20 +126,22 @@ def measured(results: Path, effort: Effort) -> set[tuple[object, ...]]:
         if line.get("compiler_source") == source
         and here.items() <= line["machine"].items()
         and quiet(line)
-        and ("engines" not in line or enough(line, effort))
+        and enough(line, effort)
     }
 
 
 def enough(line: Mapping[str, Any], effort: Effort) -> bool:
     """Whether our engine and the others were measured as asked, or cannot be."""
-    rows = {row["engine"]: row for row in line["engines"]}
-    if OURS not in rows or len(rows[OURS]["round_medians_ms"]) < effort.rounds:
+    what, found = kind(line)[0], rounds_of(line)
+    if what in ("profile", "compile"):
+        return True
+    if OURS not in found or min(map(len, found[OURS])) < effort.rounds:
         return False
-    return kind(line)[0] == "ours" or {*effort.engines} <= {*rows, *line["left_out"]}
+    return what != "engines" or {*effort.engines} <= {*found, *line["left_out"]}
 
 
 def command(job: Job, results: Path, effort: Effort) -> list[str]:
-    """The words of `mobilenets` for `job`, which is not of the part `compile`."""
+    """The words of `mobilenets` for `job`, which is not of the parts `compile` and `scaling`."""
     words = ["bench", job.network, "--resolution", str(job.resolution), "--json", str(results)]
     if job.what == "profile":
         return [*words, "--layers"]
@@ -184,6 +196,22 @@ def empty_cache() -> Iterator[None]:
                 os.environ[CACHE] = before
 
 
+def head(spec: Spec, threads: int, seen: Noise) -> dict[str, Any]:
+    """What a line of ours begins with."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "mobilenets": __version__,
+        "compiler_source": compiler_source(),
+        "network": spec.name,
+        "resolution": spec.resolution,
+        "threads": threads,
+        "batch": 1,
+        "precision": "fp32",
+        "machine": described(),
+        "noise": seen.to_json(),
+    }
+
+
 def compile_anew(network: str, results: Path) -> int:
     """Add to `results` how long our compiler takes for `network`; the exit code.
 
@@ -204,21 +232,49 @@ def compile_anew(network: str, results: Path) -> int:
     except MobilenetsError as error:
         print(error, file=sys.stderr)
         return 1
-    line = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "mobilenets": __version__,
-        "compiler_source": compiler_source(),
-        "network": network,
-        "resolution": spec.resolution,
-        "threads": 1,
-        "batch": 1,
-        "precision": "fp32",
-        "machine": described(),
-        "noise": noise(glimpses).to_json(),
-        "compile_seconds": seconds,
-    }
-    append_line(line, results)
+    append_line(head(spec, 1, noise(glimpses)) | {"compile_seconds": seconds}, results)
     print(f"compiled in {seconds:.1f} s")
+    return 0
+
+
+def time_scaling(network: str, results: Path, effort: Effort) -> int:
+    """Add to `results` what a second thread brings us and LiteRT on `network`; the exit code.
+
+    Both engines with one thread and with two are four candidates of one run, so that a round has them all.
+    """
+    from mobilenets.exporting.peers import prepare, with_random_weights  # and torch, as above
+
+    spec, progress = zoo.build(network), TerminalProgress()
+    with tempfile.TemporaryDirectory() as folder:
+        engines, missing = prepare(with_random_weights(spec), (OURS, LITERT), Path(folder), progress=progress)
+        pairs = {each.engine: (replace(each, threads=1), replace(each, threads=2)) for each in engines}
+        found = in_turn(
+            [each for pair in pairs.values() for each in pair],
+            threads=2,
+            batch=1,
+            rounds=max(effort.rounds, MIN_ROUNDS),
+            seconds=effort.seconds,
+            progress=progress,
+        )
+    medians = {name: timed.round_medians_ms for name, timed in found.timed.items()}
+    rows = {
+        engine: (medians[one.name], medians[two.name])
+        for engine, (one, two) in pairs.items()
+        if one.name in medians and two.name in medians
+    }
+    left_out = {each.engine: each.why for each in (*missing, *found.left_out)}
+    for name, why in left_out.items():
+        print(f"left out: {name}: {why}", file=sys.stderr)
+    if OURS not in rows:
+        return 1
+    scaling = [
+        {"engine": engine, "one_round_medians_ms": list(one), "two_round_medians_ms": list(two)}
+        for engine, (one, two) in rows.items()
+    ]
+    append_line(head(spec, 2, found.noise) | {"scaling": scaling, "left_out": left_out}, results)
+    for engine, (one, two) in rows.items():
+        print(f"{engine}: {ratio(one, two)} times as fast with two threads as with one")
+    print(found.noise)
     return 0
 
 
@@ -226,6 +282,8 @@ def measure(job: Job, results: Path, effort: Effort) -> int:
     """The exit code of `job`, whose line is then in `results`."""
     if job.part == "compile":
         return compile_anew(job.network, results)
+    if job.part == "scaling":
+        return time_scaling(job.network, results, effort)
     return run(command(job, results, effort))
 
 
@@ -233,10 +291,12 @@ def title(job: Job, results: Path, effort: Effort) -> str:
     """What is done for `job`."""
     if job.part == "compile":
         return f"compiling {job.network}, with nothing kept"
+    if job.part == "scaling":
+        return f"timing {job.network} with one thread and with two, in turn"
     return f"mobilenets {' '.join(command(job, results, effort))}"
 
 
-GUESSES, OTHERWISE = {"profile": 20.0, "growth": 25.0, "compile": 15.0}, 150.0
+GUESSES, OTHERWISE = {"profile": 20.0, "growth": 25.0, "compile": 15.0, "scaling": 90.0}, 150.0
 """Seconds of a job before one of its part was done."""
 
 

@@ -10,13 +10,14 @@ over the peer's in the same round, with its 95 % interval; the peer is the faste
 import argparse
 import json
 import math
+import statistics
 from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mobilenets.benchmark.engines import OURS
-from mobilenets.benchmark.results import kind, quiet
+from mobilenets.benchmark.engines import LITERT, OURS
+from mobilenets.benchmark.results import kind, quiet, rounds_of
 from mobilenets.benchmark.samples import Interval, ratio
 from mobilenets.files import write_bytes, write_text
 from mobilenets.report.style import LIGHT, drawing
@@ -58,7 +59,6 @@ ONE_THREAD = {
 }
 TARGETS = {("", 2, 1): 0.90, ("", 2, 32): 1.0, ("bf16", 1, 1): 0.80}
 """What our time may be of the peer's, by `how`; with one thread it is another for each network."""
-LITERT = "litert"
 PROGRAM_MS = 10.0
 """Within which the emitted C program is to answer."""
 LIBRARY = ("fp32, MB", "bf16, MB", "compiled in, s")
@@ -190,76 +190,73 @@ def profile(line: Line) -> Iterator[str]:
     yield from markdown(heading, rows)
 
 
-class Scaling(NamedTuple):
-    """The newest lines of a network with one thread and with two."""
+class Gain(NamedTuple):
+    """What a second thread brings an engine."""
 
-    one: Line
-    two: Line
-
-    @property
-    def network(self) -> str:
-        found: str = self.one["network"]
-        return found
+    one: float
+    """Milliseconds with one thread: the median of the rounds."""
+    two: float
+    times: Interval
+    """How many times as fast two threads are."""
 
     @property
-    def both(self) -> dict[str, tuple[float, float]]:
-        """The two medians of every engine that has both: ours and LiteRT's first."""
-        one, two = engines(self.one), engines(self.two)
-        names = sorted((name for name in one if name in two), key=lambda name: name not in (OURS, LITERT))
-        return {name: (one[name]["median_ms"], two[name]["median_ms"]) for name in names}
-
-    @property
-    def times(self) -> dict[str, float]:
-        """How many times as fast as one thread two are."""
-        return {name: one / two for name, (one, two) in self.both.items()}
-
-    @property
-    def behind(self) -> bool:
-        """Whether ours gains less by a second thread than LiteRT does."""
-        return {OURS, LITERT} <= {*self.both} and self.times[OURS] < self.times[LITERT]
+    def beyond_half(self) -> float:
+        """Milliseconds."""
+        return self.two - self.one / 2
 
 
-def scalings(table: list[Line]) -> list[Scaling]:
-    """Of each network, where both lines are of one machine."""
-    return [
-        Scaling(one, two)
-        for one in table
-        for two in table
-        if (how(one), how(two)) == (("", 1, 1), ("", 2, 1)) and same_work(one) == same_work(two)
-    ]
+def gains(line: Line) -> dict[str, Gain]:
+    return {
+        engine: Gain(statistics.median(one), statistics.median(two), ratio(one, two))
+        for engine, (one, two) in rounds_of(line).items()
+    }
 
 
-def same_work(line: Line) -> tuple[str, int, str]:
-    return line["network"], line["resolution"], line["machine"]["processor"]
+LESS = "**less than LiteRT**"
+
+
+def scales(found: dict[str, Gain]) -> str:
+    """Whether a second thread brings us as much as LiteRT."""
+    if LITERT not in found:
+        return "–"
+    ours, theirs = found[OURS].times, found[LITERT].times
+    if ours.value >= theirs.value:
+        return "as well as LiteRT"
+    return LESS if ours.high < theirs.low else "nobody can say"
 
 
 OF_A_SECOND_THREAD = """\
 ## What a second thread brings
 
-The median with one thread divided by the median with two, batch 1, fp32; ours is to be no less than LiteRT's.
-The two are from separate runs, so a row is indicative, and has no interval.
+How many times as fast two threads are as one, with its 95 % interval, batch 1, fp32. Both engines are timed
+with one thread and with two, all four in turn, and the two times of a ratio are of one round. Ours is to be
+no less than LiteRT's; where it is less and the intervals overlap, nobody can say.
 """
 
 
-def scaled(found: list[Scaling]) -> Iterator[str]:
-    """How many times as fast two threads are, one column for each engine."""
-    names = list(dict.fromkeys(name for each in found for name in each.both))
+def scaled(lines: list[Line]) -> Iterator[str]:
+    """How many times as fast two threads are, one row for each network."""
+    yield OF_A_SECOND_THREAD
+    if not lines:
+        yield "No second thread has been timed yet: `python benchmarks/networks.py --only scaling`"
+        yield ""
+        return
     rows = []
-    for each in found:
-        times = each.times
-        comparable = {OURS, LITERT} <= {*times}
-        sources = dict.fromkeys(line.get("compiler_source", "older")[:6] for line in each)
+    for line in lines:
+        found = gains(line)
+        both = [found.get(name) for name in (OURS, LITERT)]
         rows.append(
             [
-                f"`{each.network}`",
-                *(f"{times[name]:.2f}" if name in times else "–" for name in names),
-                "**less than LiteRT**" if each.behind else "as well as LiteRT" if comparable else "–",
-                "yes" if all(map(quiet, each)) else "**no**",
-                ", ".join(sources),
+                f"`{line['network']}`",
+                *("–" if gain is None else str(gain.times) for gain in both),
+                scales(found),
+                *("–" if gain is None else f"{gain.one:.2f} → {gain.two:.2f}" for gain in both),
+                "yes" if quiet(line) else "**no**",
+                line["compiler_source"][:6],
             ]
         )
-    yield OF_A_SECOND_THREAD
-    yield from markdown(["network", *names, "so we scale", "quiet", "compiler"], rows)
+    heading = ["network", "ours, × (95 %)", "LiteRT, × (95 %)", "so we scale", "ours, ms", "LiteRT, ms"]
+    yield from markdown([*heading, "quiet", "compiler"], rows)
 
 
 def built(lines: list[Line]) -> dict[str, dict[str, float]]:
@@ -315,63 +312,38 @@ def libraries(lines: list[Line]) -> Iterator[str]:
     yield from markdown(["network", *LIBRARY, "quiet"], rows)
 
 
-def lost_scalings(found: list[Scaling], profiles: dict[str, Line]) -> Iterator[str]:
-    """Where a second thread brings us less than LiteRT, and what the data say of it."""
-    gone = [each for each in found if each.behind]
-    if not gone:
+def lost_scalings(lines: list[Line]) -> Iterator[str]:
+    """Where a second thread brings us less than LiteRT."""
+    known = {line["network"]: gains(line) for line in lines}
+    rows = [
+        [
+            f"`{network}`",
+            *(str(found[name].times) for name in (OURS, LITERT)),
+            *(f"{found[name].beyond_half:.2f}" for name in (OURS, LITERT)),
+        ]
+        for network, found in known.items()
+        if scales(found) == LESS
+    ]
+    if not rows:
         return
-    rows = []
-    for each in gone:
-        over = {name: two - one / 2 for name, (one, two) in each.both.items()}
-        rows.append(
-            [
-                f"`{each.network}`",
-                *(f"{each.times[name]:.2f}" for name in (OURS, LITERT)),
-                *("{:.2f} → {:.2f}".format(*each.both[name]) for name in (OURS, LITERT)),
-                *(f"{over[name]:.2f}" for name in (OURS, LITERT)),
-                waiting(profiles.get(each.network)),
-                far(each),
-            ]
-        )
     yield "A second thread brings us less than LiteRT:"
     yield ""
-    heading = ["network", "ours, ×", "LiteRT, ×", "ours, ms", "LiteRT, ms", "ours beyond half, ms"]
-    yield from markdown([*heading, "LiteRT beyond half, ms", "bound by memory", "memory, ×"], rows)
-    yield WHY_SCALED_LESS
+    heading = ["network", "ours, × (95 %)", "LiteRT, × (95 %)", "ours beyond half, ms"]
+    yield from markdown([*heading, "LiteRT beyond half, ms"], rows)
+    yield BEYOND_HALF
 
 
-WHY_SCALED_LESS = """\
-*Beyond half* is what a second thread does not take away: the time on two threads less half of that on one.
-Ours begins from a shorter time, so that as many milliseconds weigh more in it; where they are more than
-LiteRT's, that is not all. Below 0, two threads are more than twice as fast as one, which a second core's
-arithmetic cannot be: its caches have a part in it, or the two runs differ. *Bound by memory* is the share of
-our time on one thread in steps that memory bounds, were nothing in a cache, such as linear layers: their
-weights come from memory once in a run. *Memory, ×* is how many times as fast two threads read from it as one,
-measured beside each run. Where the share is small, or memory as many times as fast, weights from memory do
-not explain the row, and nothing else that is measured here does.
+BEYOND_HALF = """\
+*Beyond half* is what a second thread does not take away: the time on two threads less half of that on one,
+below 0 where two are more than twice as fast. As many milliseconds weigh more in a shorter time.
 """
-
-
-def waiting(profiled: Line | None) -> str:
-    """The share of the time in steps that memory bounds."""
-    if profiled is None:
-        return "no profile"
-    steps = profiled["steps"]
-    shares = [ms for _, ms, macs, moved in steps if waits(macs, moved, profiled["peaks"])]
-    return f"{sum(shares) / sum(step[1] for step in steps):.0%}"
-
-
-def far(each: Scaling) -> str:
-    """How many times as fast two threads read from memory."""
-    one, two = (line["peaks"] for line in each)
-    return "–" if one is None or two is None else f"{two['far_gbytes'] / one['far_gbytes']:.1f}"
 
 
 def starts_late(line: Line) -> bool:
     return line["program_ms"] is not None and line["program_ms"]["value"] > PROGRAM_MS
 
 
-def lost_costs(lines: list[Line], found: list[Scaling]) -> Iterator[str]:
+def lost_costs(lines: list[Line]) -> Iterator[str]:
     """Starts, sizes and compiles beyond their bounds."""
     alone = [line for line in lines if kind(line)[0] == "engines" and how(line) == ("", 1, 1)]
     late = [line for line in alone if starts_late(line)]
@@ -395,10 +367,10 @@ def lost_costs(lines: list[Line], found: list[Scaling]) -> Iterator[str]:
     yield "Starts, sizes and compiles beyond their bounds:"
     yield ""
     yield from markdown(["network", "what", "it is", "target"], rows)
-    medians = {each.network: each.both[OURS] for each in found if OURS in each.both}
+    warm = {line["network"]: gains(line)[OURS] for line in lines if kind(line)[0] == "scaling"}
     for name in (line["network"] for line in late):
-        if name in medians:
-            one, two = medians[name]
+        if name in warm:
+            one, two, _ = warm[name]
             yield f"Once it is warm, a run of `{name}` takes {one:.2f} ms with one thread and {two:.2f} with"
             yield "two, which the program has. The rest is its start, and what a first run waits for."
             yield ""
@@ -606,13 +578,12 @@ def document(lines: list[Line]) -> str:
         words = f"batch {pictures}, {threads} thread{'s' * (threads > 1)}, {precision(some[0])}"
         title = f"Latency, {words}, ms" if pictures == 1 else f"Pictures a second, {words}"
         parts += [f"## {title}", "", *compared(some, milliseconds if pictures == 1 else pictures_per_second)]
-    scaling = scalings(table)
-    if scaling:
-        parts += scaled(scaling)
+    scaling = [line for line in lines if kind(line)[0] == "scaling"]
+    parts += scaled(scaling)
     if built(lines):
         parts += libraries(lines)
     parts += ["## Rows that are lost, and why", "", *losses(table)]
-    parts += [*lost_scalings(scaling, profiles), *lost_costs(lines, scaling), *explained(table, profiles)]
+    parts += [*lost_scalings(scaling), *lost_costs(lines), *explained(table, profiles)]
     alone = [line for line in table if how(line) == ("", 1, 1)]
     if alone:
         parts += ["## Cold start, memory and disk, one thread", ""]

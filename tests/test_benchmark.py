@@ -157,6 +157,51 @@ def test_a_turn_without_a_calm_window_is_taken_again(monkeypatch, tmp_path):
     assert found.timed["compiled"].times_ms[-1] == (9.0, 9.0)
 
 
+def test_one_thread_and_two_take_turns_in_one_run(monkeypatch, tmp_path):
+    """An engine twice, each with its own threads and a name of its own; one without has the run's."""
+    one, two = (Candidate("compiled", tmp_path, 1, threads) for threads in (1, 2))
+    other = Candidate("litert", tmp_path, 1)
+    assert [each.name for each in (one, two, other)] == [
+        "compiled, 1 thread",
+        "compiled, 2 threads",
+        "litert",
+    ]
+    asked = []
+
+    def take(request):
+        asked.append((request.engine, request.threads))
+        if request.engine == "compiled" and request.threads == 2 and len(asked) > 6:
+            raise EnvironmentFault("there is no second thread.")
+        return turn([(10.0 * len(asked) + request.threads,)], [FULL, FULL]), 0.1
+
+    monkeypatch.setattr(rounds, "_turn", take)
+    found = rounds.in_turn([one, two, other], threads=3, batch=1, rounds=2, seconds=0.1)
+    assert asked == [
+        *(("compiled", 1), ("compiled", 2), ("litert", 3)),
+        *(("compiled", 2), ("litert", 3), ("compiled", 1)),
+    ]
+    assert {name: timed.round_medians_ms for name, timed in found.timed.items()} == {
+        "compiled, 1 thread": (11.0, 61.0),
+        "compiled, 2 threads": (22.0, 42.0),
+        "litert": (33.0, 53.0),
+    }
+    found = rounds.in_turn([one, two, other], threads=3, batch=1, rounds=2, seconds=0.1)
+    assert found.left_out == (LeftOut("compiled, 2 threads", "there is no second thread."),)
+    assert list(found.timed) == ["compiled, 1 thread", "litert"]
+
+
+def test_the_noise_of_rounds_is_of_what_was_timed():
+    steady, restless = (
+        kept([(turn([(each,)], [FULL, FULL]), 0.1) for each in medians])
+        for medians in (EVEN, (1.0, 1.3, 1.0, 1.3, 1.0, 1.3))
+    )
+    slowed = kept([(turn([(1.0,), (5.0,)], [FULL, FULL, SLOWED]), 0.1)] * 6)
+    seen = (Glimpse((1.0, 1.0), 0),)
+    found = rounds.Rounds({"compiled": steady, "litert": slowed}, (), seen).noise
+    assert found.quiet and found.disturbed == pytest.approx(1 / 4)
+    assert not rounds.Rounds({"compiled": restless}, (), seen).noise.quiet
+
+
 class Readings:
     """A yardstick that answers what it was told to."""
 
@@ -580,7 +625,7 @@ def test_every_job_is_a_command(tmp_path):
     kinds = [(job.what, *job[1:]) for job in jobs]
     assert len(set(kinds)) == len(jobs)
     assert {job.part for job in jobs} == set(networks.PARTS)
-    for job in (job for job in jobs if job.part != "compile"):
+    for job in (job for job in jobs if job.part not in ("compile", "scaling")):
         words = networks.command(job, tmp_path / "results.jsonl", networks.QUICK)
         assert words[:2] == ["bench", job.network] and ("--layers" in words) == (job.part == "profile")
 
@@ -699,6 +744,72 @@ def test_a_compile_is_timed(tmp_path, monkeypatch):
     assert line["compile_seconds"] > 0.1 and line["compiler_source"] == results.compiler_source()
 
 
+@in_the_repository
+def test_one_thread_and_two_are_measured_once(tmp_path, monkeypatch, capsys):
+    """A line with our engine in it is there, also where LiteRT cannot be timed."""
+    networks = program("networks")
+    file, ran = tmp_path / "results.jsonl", []
+    monkeypatch.setattr(
+        networks.zoo, "build", lambda name: dataclasses.replace(TINY, name=name, resolution=224)
+    )
+
+    def prepared(checkpoint, engines, folder, *, progress):
+        ran.append(checkpoint.spec.name)
+        assert list(engines) == ["compiled", "litert"] and folder.is_dir()
+        usable = {2: ["litert"], 3: ["compiled"]}.get(len(ran), engines)
+        left_out = [LeftOut(name, "it is not here.") for name in engines if name not in usable]
+        return [Candidate(name, folder, 1) for name in usable], left_out
+
+    def take(request):
+        if len(ran) == 4 and (request.engine, request.threads) == ("litert", 2):
+            raise EnvironmentFault("it has one thread.")
+        return turn([(3.0 / request.threads,)], [FULL, FULL]), 0.1
+
+    monkeypatch.setattr(peers, "prepare", prepared)
+    monkeypatch.setattr(rounds, "_turn", take)
+    monkeypatch.setattr(rounds, "glimpse", lambda: Glimpse((1.0, 1.0), 0))
+    monkeypatch.setattr("sys.argv", ["networks.py", "--results", str(file), "--only", "scaling", "--quick"])
+    assert networks.main() == 1
+    said = capsys.readouterr()
+    assert "left out: compiled: it is not here." in said.err
+    assert "compiled: 2.00 (2.00 – 2.00) times as fast with two threads" in said.out
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    others = [name for name in networks.NETWORKS if name != networks.NETWORKS[1]]
+    assert [results.kind(line) for line in lines] == [("scaling", name, 224, 2, 1, "fp32") for name in others]
+    whole, without, with_one, *_ = lines
+    assert whole["scaling"] == [
+        {"engine": name, "one_round_medians_ms": [3.0] * 6, "two_round_medians_ms": [1.5] * 6}
+        for name in ("compiled", "litert")
+    ]
+    assert whole["left_out"] == {} and whole["compiler_source"] == results.compiler_source()
+    assert whole["noise"]["disturbed"] == 0 and whole["machine"] == conditions.described()
+    for line, left_out in (
+        (without, {"litert": "it is not here."}),
+        (with_one, {"litert, 2 threads": "it has one thread."}),
+    ):
+        assert [each["engine"] for each in line["scaling"]] == ["compiled"] and line["left_out"] == left_out
+    assert networks.main() == 0 and ran[6:] == [networks.NETWORKS[1]]
+
+
+@in_the_repository
+def test_a_line_of_scaling_counts_with_enough_rounds(tmp_path):
+    networks = program("networks")
+
+    def there(effort, **changes):
+        file = tmp_path / "results.jsonl"
+        line = scaling(STEADY, STEADY, machine=conditions.described()) | changes
+        file.write_text(json.dumps(line))
+        return networks.measured(file, effort)
+
+    assert there(networks.QUICK) == {("scaling", "tiny", 32, 2, 1, "fp32")}
+    assert there(networks.QUICK, **scaling(STEADY, machine=conditions.described()))
+    assert not there(networks.WHOLE), "ten rounds are a whole run"
+    assert not there(networks.QUICK, compiler_source="0123456789ab")
+    noise_there = scaling(STEADY)["noise"]
+    assert not there(networks.QUICK, noise=noise_there | {"quiet": False})
+    assert not there(networks.QUICK, scaling=scaling(STEADY, STEADY)["scaling"][1:])
+
+
 @pytest.mark.slow
 @in_the_repository
 def test_a_stopped_command_stops_the_program():
@@ -772,60 +883,130 @@ def test_bf16_is_measured_against_openvino():
     assert "1 thread, bf16" in render.document([line])
 
 
-def by_threads(ours, theirs, **changes):
-    """Lines with one thread and with two; `ours` and `theirs` are the medians of each."""
-    return [
-        comparison(
-            row("compiled", *[mine] * 6), row("torch", *[9.0] * 6), row("litert", *[its] * 6)
-        ).to_json()
-        | {"threads": threads}
-        | changes
-        for threads, mine, its in zip((1, 2), ours, theirs, strict=True)
+def scaling(ours, theirs=None, **changes):
+    """A line of `scaling`; `ours` and `theirs` are the rounds' medians with one thread and with two."""
+    known = comparison(row("compiled", *EVEN)).to_json()
+    engines = {"compiled": ours} | ({} if theirs is None else {"litert": theirs})
+    rows = [
+        {"engine": name, "one_round_medians_ms": list(one), "two_round_medians_ms": list(two)}
+        for name, (one, two) in engines.items()
     ]
+    left_out = {"litert": "it is not installed."} if theirs is None else {}
+    line = {key: value for key, value in known.items() if key not in ("engines", "verdict", "versions")}
+    return line | {"threads": 2, "scaling": rows, "left_out": left_out} | changes
+
+
+def twice(*spans):
+    """Six rounds with one thread and with two; the `spans` are how many times as fast two are in each."""
+    return [3.0] * 6, [3.0 / times for times in spans]
+
+
+STEADY = twice(1.90, 1.92, 1.90, 1.92, 1.90, 1.92)
+SECTION = "## What a second thread brings"
+
+
+def test_a_line_of_scaling_is_a_kind_of_its_own():
+    line = scaling(STEADY, STEADY)
+    assert results.kind(line) == ("scaling", "tiny", 32, 2, 1, "fp32")
+    assert results.kind(scaling(STEADY)) == results.kind(line)
+    two = comparison(row("compiled", *FASTER), row("litert", *EVEN)).to_json() | {"threads": 2}
+    assert results.kind(two) == ("engines", "tiny", 32, 2, 1, "fp32")
+
+
+def test_a_line_of_scaling_is_quiet_where_all_its_rounds_are():
+    """Those with one thread and those with two, of both engines."""
+    line = scaling(STEADY, STEADY)
+    assert results.quiet(line)
+    assert not results.quiet(line | {"noise": line["noise"] | {"quiet": False}})
+    restless = [1.0, 1.3, 1.0, 1.3, 1.0, 1.3]
+    assert not results.quiet(scaling((restless, restless)))
+    assert not results.quiet(scaling((STEADY[0], restless), (STEADY[0], restless)))
+    assert not results.quiet(scaling((restless, STEADY[1]), (restless, STEADY[1])))
+    assert results.quiet(scaling((STEADY[0], restless), STEADY)), "the typical one counts"
 
 
 @in_the_repository
 def test_what_a_second_thread_brings():
-    """Less than it brings LiteRT is a row that is lost; as much is none."""
+    """Less than it brings LiteRT, with an interval wholly below LiteRT's, is a row that is lost."""
     render = program("render")
-    as_well = render.document(by_threads((2.0, 1.0), (6.0, 3.0)))
-    assert "| network | compiled | litert | torch | so we scale |" in as_well
-    assert "| `tiny` | 2.00 | 2.00 | 1.00 | as well as LiteRT | yes |" in as_well
-    assert "A second thread brings us less" not in as_well and "separate runs" in as_well
-    lines = by_threads((2.0, 1.25), (6.0, 3.0))
-    lines[1]["peaks"] = lines[1]["peaks"] | {"far_gbytes": 18}
-    steps = [["a convolution", 1.5, 10**8, 10**6], ["a linear layer", 0.5, 10**6, 4 * 10**6]]
-    profiled = {key: value for key, value in lines[0].items() if key != "engines"} | {"steps": steps}
-    less = render.document([*lines, profiled])
-    assert "| `tiny` | 1.60 | 2.00 | 1.00 | **less than LiteRT** | yes |" in less
-    lost = less.partition("## Rows that are lost")[2]
-    assert "| `tiny` | 1.60 | 2.00 | 2.00 → 1.25 | 6.00 → 3.00 | 0.25 | 0.00 | 25% | 1.8 |" in lost
-    assert "| no profile |" in render.document(lines)
+    ours, less = twice(1.80, 1.82, 1.78, 1.80, 1.82, 1.78), twice(1.60, 1.62, 1.58, 1.60, 1.62, 1.58)
+    page = render.document([scaling(ours, less, compiler_source="0123456789ab")])
+    section = page.partition(SECTION)[2].partition("\n## ")[0]
+    assert (
+        "| `tiny` | 1.80 (1.78 – 1.82) | 1.60 (1.58 – 1.62) | as well as LiteRT "
+        "| 3.00 → 1.67 | 3.00 → 1.88 | yes | 012345 |"
+    ) in section
+    assert "--only scaling" not in page and "brings us less" not in page
+    page = render.document([scaling(less, ours)])
+    assert "| 1.60 (1.58 – 1.62) | 1.80 (1.78 – 1.82) | **less than LiteRT** |" in page
+    lost = page.partition("## Rows that are lost")[2]
+    assert "brings us less than LiteRT" in lost and "*Beyond half*" in lost
+    assert "| `tiny` | 1.60 (1.58 – 1.62) | 1.80 (1.78 – 1.82) | 0.38 | 0.17 |" in lost
 
 
 @in_the_repository
-def test_a_second_thread_is_compared_on_one_machine_and_with_litert():
+def test_nobody_can_say_where_the_intervals_overlap():
+    """Where ours is lower: 1.80 is not surely less than 1.83. What is no less is as well in any case."""
     render = program("render")
-    one, two = by_threads((2.0, 1.25), (6.0, 3.0))
-    elsewhere = two | {"machine": two["machine"] | {"processor": "another"}}
-    assert "second thread brings\n" not in render.document([one, elsewhere])
-    without = two | {"engines": two["engines"][:2]}
-    assert "| `tiny` | 1.60 | 1.00 | – | yes |" in render.document([one, without])
-    assert "A second thread brings us less" not in render.document([one, without])
+    ours, theirs = twice(1.78, 1.79, 1.80, 1.80, 1.81, 1.84), twice(1.79, 1.82, 1.83, 1.83, 1.84, 1.85)
+    page = render.document([scaling(ours, theirs)])
+    assert "| 1.80 (1.78 – 1.84) | 1.83 (1.79 – 1.85) | nobody can say |" in page
+    assert "brings us less" not in page
+    assert "| 1.83 (1.79 – 1.85) | 1.80 (1.78 – 1.84) | as well as LiteRT |" in render.document(
+        [scaling(theirs, ours)]
+    )
+    assert "| as well as LiteRT |" in render.document([scaling(ours, ours)])
+    apart = twice(1.841, 1.85, 1.86, 1.86, 1.87, 1.88)
+    assert render.scales(render.gains(scaling(ours, apart))) == render.LESS
+    touching = ([3.0] * 6, [ours[1][-1], *apart[1][1:]])
+    assert render.scales(render.gains(scaling(ours, touching))) == "nobody can say"
+
+
+@in_the_repository
+def test_the_gain_of_a_second_thread_is_taken_within_a_round():
+    """A machine that is slow in some rounds moves neither ratio nor interval; a quiet line goes first."""
+    render = program("render")
+    slow = [1.0, 2.0, 1.0, 2.0, 2.0, 1.0]
+    gain = render.gains(scaling(([3.6 * each for each in slow], [2 * each for each in slow])))["compiled"]
+    assert gain.times == pytest.approx((1.8, 1.8, 1.8))
+    assert (gain.one, gain.two, gain.beyond_half) == pytest.approx((5.4, 3.0, 0.3))
+    line = scaling(STEADY, STEADY)
+    noisy = line | {"noise": line["noise"] | {"quiet": False}}
+    newer = line | {"date": "2026-01-02T00:00:00+00:00"}
+    assert render.newest([line, newer, noisy]) == [newer]
+    assert "| **no** |" in render.document([noisy]).partition(SECTION)[2]
+
+
+@in_the_repository
+def test_a_second_thread_without_litert_has_no_verdict():
+    page = program("render").document([scaling(STEADY)])
+    assert "| `tiny` | 1.91 (1.90 – 1.92) | – | – | 3.00 → 1.57 | – | yes |" in page
+    assert "brings us less" not in page
+
+
+@in_the_repository
+def test_where_no_second_thread_was_timed_the_page_says_how():
+    """Two lines of separate runs, one with one thread and one with two, say nothing of it."""
+    line = comparison(row("compiled", *FASTER), row("litert", *EVEN)).to_json()
+    page = program("render").document([line, line | {"threads": 2}])
+    section = page.partition(SECTION)[2].partition("\n## ")[0]
+    assert "`python benchmarks/networks.py --only scaling`" in section and "tiny" not in section
 
 
 @in_the_repository
 def test_a_program_that_starts_late_is_lost():
     render = program("render")
-    line, two = by_threads((2.0, 1.0), (6.0, 3.0))
+    line = comparison(row("compiled", *FASTER), row("litert", *EVEN)).to_json()
+    warm = scaling(([2.0] * 6, [1.0] * 6))
     in_time = line | {"program_ms": Interval(9.9, 9.5, 10.5)._asdict()}
     late = line | {"program_ms": Interval(11.2, 10.9, 11.6)._asdict()}
-    page = render.document([in_time, two])
+    page = render.document([in_time, warm])
     assert "9.9 ms after its start." in page and "beyond their bounds" not in page
-    page = render.document([late, two])
+    page = render.document([late, warm])
     assert "11.2 ms after its start, **lost**: it is to be at most 10 ms." in page
     assert "| `tiny` | first logits of the emitted C program, ms | 11.20 (10.90 – 11.60) | ≤ 10 |" in page
     assert "takes 2.00 ms with one thread and 1.00 with\ntwo" in page
+    assert "Once it is warm" not in render.document([late])
 
 
 @in_the_repository

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenets import __version__
-from mobilenets.benchmark.conditions import Noise, described, noise
+from mobilenets.benchmark.conditions import Noise, described
 from mobilenets.benchmark.engines import ENGINES, OURS, PRECISIONS
 from mobilenets.benchmark.peaks import Peaks, measure_peaks
 from mobilenets.benchmark.program import program_cold_start_ms
@@ -216,11 +216,7 @@ def compare(
         precision=precision,
         rows=rows,
         left_out=missing,
-        noise=noise(
-            found.glimpses,
-            [row.round_medians_ms for row in rows],
-            disturbed=statistics.mean(each.disturbed for each in found.timed.values()),
-        ),
+        noise=found.noise,
         peaks=best,
         arena_bytes=_arena_bytes(candidates, threads),
         program_ms=_program_ms(spec, candidates),
@@ -275,7 +271,7 @@ def _header(candidates: Sequence[Candidate]) -> Path | None:
 
 
 def _row(engine: str, timed: Timed, expected: NDArray[np.float32], model_bytes: int, tolerance: float) -> Row:
-    medians = tuple(statistics.median(times) for times in timed.times_ms)
+    medians = timed.round_medians_ms
     everything = [each for times in timed.times_ms for each in times]
     logits = np.array(timed.turns[0].logits, np.float32)
     found = agreement(expected, logits, tolerance)

@@ -10,6 +10,8 @@ from mobilenets.runtime.bundle import read_bundle
 from mobilenets.tolerances import LOGITS
 
 OURS = "compiled"
+LITERT = "litert"
+"""What a second thread brings us is measured against what it brings this one."""
 PRECISIONS = tuple(LOGITS)
 """In what an engine may compute; `uint8` pictures and `float32` logits are the same for both."""
 

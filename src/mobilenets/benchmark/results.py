@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ def append_line(value: Mapping[str, Any], file: Path) -> None:
 
 
 def kind(line: Mapping[str, Any]) -> tuple[str | int, ...]:
-    """What a line is the newest of: `engines`, `ours` alone, `profile`, `compile`, and of which network."""
-    what = "profile" if "steps" in line else "compile" if "compile_seconds" in line else "engines"
+    """What a line is the newest of: `engines`, `ours` alone, `profile`, `compile`, `scaling`, and where."""
+    what = next((name for key, name in _MARKS.items() if key in line), "engines")
     if what == "engines" and [row["engine"] for row in line["engines"]] == [OURS] and not line["left_out"]:
         what = "ours"
     return (
@@ -51,7 +52,20 @@ def kind(line: Mapping[str, Any]) -> tuple[str | int, ...]:
     )
 
 
+_MARKS = {"steps": "profile", "compile_seconds": "compile", "scaling": "scaling"}
+"""What only a line of one kind has → that kind."""
+
+
 def quiet(line: Mapping[str, Any]) -> bool:
     """Whether a line may be quoted. Older lines did not ask for steady rounds, so these are counted here."""
-    rounds = [row["round_medians_ms"] for row in line.get("engines", ())]
+    rounds = chain.from_iterable(rounds_of(line).values())
     return bool(line["noise"]["quiet"]) and unsteadiness(rounds) <= UNSTEADY_LIMIT
+
+
+def rounds_of(line: Mapping[str, Any]) -> dict[str, list[list[float]]]:
+    """Engine → the medians of its rounds; in a line of `scaling` those with one thread, then with two."""
+    rows = [*line.get("engines", ()), *line.get("scaling", ())]
+    return {row["engine"]: [row[key] for key in _MEDIANS if key in row] for row in rows}
+
+
+_MEDIANS = ("round_medians_ms", "one_round_medians_ms", "two_round_medians_ms")

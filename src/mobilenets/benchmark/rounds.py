@@ -7,6 +7,7 @@ of a process, such as where its memory lies, is drawn anew in every round.
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenets.benchmark.conditions import Glimpse, glimpse
+from mobilenets.benchmark.conditions import Glimpse, Noise, glimpse, noise
 from mobilenets.benchmark.worker import Request, Turn
 from mobilenets.benchmark.yardstick import Reading, calm, usual
 from mobilenets.errors import EnvironmentFault
@@ -39,6 +40,15 @@ class Candidate:
     """What `open_session` takes."""
     model_bytes: int
     """What has to be on the disk beside the runtime."""
+    threads: int | None = None
+    """Its own, where it is not the run's."""
+
+    @property
+    def name(self) -> str:
+        """What tells it from the other candidates of a run."""
+        if self.threads is None:
+            return self.engine
+        return f"{self.engine}, {self.threads} thread{'s' * (self.threads > 1)}"
 
 
 @dataclass(frozen=True)
@@ -46,12 +56,13 @@ class LeftOut:
     """An engine that was not timed."""
 
     engine: str
+    """Or the name of a candidate."""
     why: str
 
 
 @dataclass(frozen=True)
 class Timed:
-    """What one engine did, round by round."""
+    """What one candidate did, round by round."""
 
     turns: tuple[Turn, ...]
     times_ms: tuple[tuple[float, ...], ...]
@@ -61,15 +72,30 @@ class Timed:
     cold_starts_ms: tuple[float, ...]
     """From the start of the process to its first logits, Python's own start included."""
 
+    @property
+    def round_medians_ms(self) -> tuple[float, ...]:
+        """One for each round."""
+        return tuple(map(statistics.median, self.times_ms))
+
 
 @dataclass(frozen=True)
 class Rounds:
     """All turns, and how the machine looked in between."""
 
     timed: dict[str, Timed]
-    """By engine."""
+    """By the name of the candidate: its engine, where it has no threads of its own."""
     left_out: tuple[LeftOut, ...]
     glimpses: tuple[Glimpse, ...]
+
+    @property
+    def noise(self) -> Noise:
+        """What was seen of other work meanwhile, where anything was timed."""
+        timed = self.timed.values()
+        return noise(
+            self.glimpses,
+            [each.round_medians_ms for each in timed],
+            disturbed=statistics.mean(each.disturbed for each in timed),
+        )
 
 
 def in_turn(
@@ -87,33 +113,33 @@ def in_turn(
     A turn in which nothing was calm is taken again while `_AGAIN_SECONDS` last. A candidate that fails is
     left out from then on, with its reason.
     """
-    turns: dict[str, list[_Taken]] = {each.engine: [] for each in candidates}
+    turns: dict[str, list[_Taken]] = {each.name: [] for each in candidates}
     failed: dict[str, str] = {}
     glimpses = []
 
     def take(candidate: Candidate) -> list[_Taken]:
         """One turn, or none where it fails or has failed."""
-        if candidate.engine in failed:
+        if candidate.name in failed:
             return []
         glimpses.append(glimpse())
         try:
             return [_turn(_request(candidate, threads, batch, seconds, precision))]
         except EnvironmentFault as error:
-            failed[candidate.engine] = str(error)
+            failed[candidate.name] = str(error)
             return []
 
     order = [
         candidates[(start + i) % len(candidates)] for start in range(rounds) for i in range(len(candidates))
     ]
     for candidate in progress.track(order, len(order), "timing"):
-        turns[candidate.engine] += take(candidate)
+        turns[candidate.name] += take(candidate)
     end = time.monotonic() + _AGAIN_SECONDS
     while (again := _restless(candidates, turns, failed)) and time.monotonic() < end:
         for candidate, index in progress.track(again, len(again), "timing again"):
-            turns[candidate.engine][index : index + 1] = take(candidate)
+            turns[candidate.name][index : index + 1] = take(candidate)
     glimpses.append(glimpse())
-    timed = {engine: kept(taken) for engine, taken in turns.items() if engine not in failed}
-    left_out = tuple(LeftOut(engine, why) for engine, why in failed.items())
+    timed = {name: kept(taken) for name, taken in turns.items() if name not in failed}
+    left_out = tuple(LeftOut(name, why) for name, why in failed.items())
     return Rounds(timed, left_out, tuple(glimpses))
 
 
@@ -128,22 +154,22 @@ def _restless(
     return [
         (candidate, index)
         for candidate in candidates
-        if candidate.engine not in failed
-        for index, uses in enumerate(_calm_windows(turns[candidate.engine]))
+        if candidate.name not in failed
+        for index, uses in enumerate(_calm_windows(turns[candidate.name]))
         if not any(uses)
     ]
 
 
 def _calm_windows(taken: Sequence[_Taken]) -> list[list[bool]]:
-    """Of every turn of an engine, which windows were calm. The usual reading is the engine's own: threads
-    that wait for its next run may slow the yardstick.
+    """Of every turn of a candidate, which windows were calm. The usual reading is the candidate's own:
+    threads that wait for its next run may slow the yardstick.
     """
     at_full_speed = usual([reading for turn, _ in taken for reading in turn.readings])
     return [calm(turn.readings, at_full_speed) for turn, _ in taken]
 
 
 def kept(taken: Sequence[_Taken]) -> Timed:
-    """What is left of an engine's turns."""
+    """What is left of a candidate's turns."""
     still = _calm_windows(taken)
     times = tuple(
         tuple(
@@ -166,6 +192,7 @@ def logits_of(candidate: Candidate, *, threads: int, batch: int) -> NDArray[np.f
 
 
 def _request(candidate: Candidate, threads: int, batch: int, seconds: float, precision: str) -> Request:
+    threads = candidate.threads or threads
     return Request(str(candidate.model.resolve()), candidate.engine, threads, batch, seconds, precision)
 
 

@@ -322,13 +322,20 @@ class _Emitter:
     def _convolve(self, step: Convolve, some: str, out: Map | None = None) -> list[str]:
         """The call for `some` rows or panels; in a pair, which writes to `out`, for rows of one `panel`."""
         source, convolution = step.reads[0], step.convolution
-        ranges, by_pieces = {"some": some}, out is None and step.panels_first
+        fetch, next_line = self.fetches.get(id(step)), "NULL"
+        ranges, rows, panels, loop = {"some": some}, "some", f"(Range){{0, {step.panels}}}", ""
         if out is not None:
             ranges, rows, panels = {"rows": some, "panel": "panel"}, "rows", "panel"
-        elif by_pieces:
+            next_line = "next"
+        elif step.shares_rows:
+            loop, panels = f"for (int i = 0; i < {step.panels}; i++) {{", "(Range){i, i + 1}"
+            next_line = (
+                f"line_of(later, lines_before(some, {step.writes.rows}, {step.panels}, i, shape.fetch))"
+            )
+        elif step.panels_first:
+            loop = "for (Range left = some; left.first < left.last;) {"
             rows, panels = "piece.rows", "piece.panel"
-        else:
-            rows, panels = "some", f"(Range){{0, {step.panels}}}"
+            next_line = "line_of(later, piece.panel.first * shape.fetch)"
         out = out or step.writes
         operands = [(f"const {_type(source)} *in", self._at(source))]
         if step.own is None:
@@ -342,13 +349,12 @@ class _Emitter:
         operands.append((f"{_type(out)} *out", self._at(out)))
         if step.add is not None:
             operands.append((f"const {_type(step.add)} *add", self._at(step.add)))
-        fetch, next_line = self.fetches.get(id(step)), "NULL"
-        if fetch is not None and by_pieces:
+        if fetch is None:
+            next_line = "NULL"
+        elif next_line == "next":
+            operands.append(("const float *next", next_line))
+        else:
             operands.append(("Later later", self._later(fetch, step.panels)))
-            next_line = "line_of(later, piece.panel.first * shape.fetch)"
-        elif fetch is not None:
-            operands.append(("const float *next", "next"))
-            next_line = "next"
         bias_and_sharing = "NULL, 1" if convolution is None else "bias, 0"
         add = "NULL" if step.add is None else "add"
         call = [
@@ -357,13 +363,10 @@ class _Emitter:
         ]
         if source.precision != self.plan.precision:
             call = [f"    convolve_picture(shape, in, weights, bias, out, {rows});"]
-        elif by_pieces:
-            call = [
-                "    for (Range left = some; left.first < left.last;) {",
-                f"        const Piece piece = next_piece({step.writes.rows}, shape.tall, &left);",
-                *(f"    {line}" for line in call),
-                "    }",
-            ]
+        elif loop:
+            pieces = f"        const Piece piece = next_piece({step.writes.rows}, shape.tall, &left);"
+            inner = [*([] if step.shares_rows else [pieces]), *(f"    {line}" for line in call)]
+            call = [f"    {loop}", *inner, "    }"]
         body = [*self._shape(step, out, fetch.lines if fetch else 0), *call]
         return self._call("convolution", operands, body, ranges)
 
@@ -509,7 +512,7 @@ def _share(step: Step) -> str:
             widths, panels = step.widths, step.convolve.panels
         case ScaleWeights():
             widths, panels = step.convolve.widths, step.convolve.panels
-        case Convolve() if step.panels_first:
+        case Convolve() if step.panels_first and not step.shares_rows:
             widths, panels = step.widths, step.panels
         case _:
             widths, panels = None, 1

@@ -196,6 +196,10 @@ class Widths(NamedTuple):
     half: int
 
 
+_ROWS_TO_SHARE = 14
+"""Fewer come out too uneven."""
+
+
 @dataclass(frozen=True)
 class Convolve(_Step):
     """A convolution, and the sum with the shortcut where `add`.
@@ -245,6 +249,22 @@ class Convolve(_Step):
         return self.groups * -(-blocks * self.writes.block // self.panel) + self.half
 
     @property
+    def shares_rows(self) -> bool:
+        """Whether threads share rows although panels are the outer loop.
+
+        Each then reads all weights, and its own rows of the map in the place of all, half of which (of two
+        threads) another one has written: worth it where the weights are fewer.
+        """
+        return (
+            self.panels_first
+            and self.convolution is not None
+            and self.kernel == self.groups == 1
+            and self.writes.rows >= _ROWS_TO_SHARE
+            and all(tile.tall == 1 for tile in self.tiles)
+            and 2 * self.convolution.weight.size <= self.reads[0].values
+        )
+
+    @property
     def widths(self) -> Widths | None:
         """Of its panels, where the last ones are narrower than the others."""
         return self.widths_beside(0)
@@ -290,8 +310,9 @@ class Convolve(_Step):
 
     @property
     def units(self) -> int:
-        """Rows, of every panel where panels are the outer loop."""
-        return self.writes.rows * (self.panels if self.panels_first else 1)
+        """Rows, of every panel where panels are the outer loop, unless threads share rows."""
+        by_panels = self.panels_first and not self.shares_rows
+        return self.writes.rows * (self.panels if by_panels else 1)
 
 
 @dataclass(frozen=True)

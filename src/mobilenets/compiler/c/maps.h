@@ -96,6 +96,11 @@ INLINE const float *line_of(Later later, int n) {
     }
 }
 
+/* How many lines come before those that a thread fetches beside panel i, of which it computes some of the rows. */
+INLINE int lines_before(Range some, int rows, int panels, int i, int fetch) {
+    return (some.first * (panels - 1) + (some.last - some.first) * i) * fetch / rows;
+}
+
 /* One block's part of `ahead`. */
 INLINE void fetch(Ahead *ahead) {
     const int each = (ahead->lines + ahead->blocks - 1) / ahead->blocks;
