@@ -103,7 +103,8 @@ _NETWORK = """\
  * Where kernels run in turn they are numbered: rows_1 are those of kernel 1 that this thread computes, now_1
  * those of this turn, and before done_1 they are computed. A convolution and the depthwise convolution
  * over it go panel by panel, row by row: `turn` is the row, `need` the rows of the map between them that it
- * wants, which begin at between_0 or `there`, and `theirs` are the panel's blocks. */
+ * wants, which begin at between_0 or `there`, and `theirs` are the panel's blocks. From `next` on lie weights
+ * of later steps, which a convolution fetches beside its products. */
 #include "paths.h"
 
 #define MAX_KERNEL {kernel}   /* the largest side of a filter */
@@ -321,54 +322,56 @@ class _Emitter:
 
     def _convolve(self, step: Convolve, some: str, out: Map | None = None) -> list[str]:
         """The call for `some` rows or panels; in a pair, which writes to `out`, for rows of one `panel`."""
-        source, convolution = step.reads[0], step.convolution
-        fetch, next_line = self.fetches.get(id(step)), "NULL"
-        ranges, rows, panels, loop = {"some": some}, "some", f"(Range){{0, {step.panels}}}", ""
+        source, fetch, ranges = step.reads[0], self.fetches.get(id(step)), {"some": some}
+        rows, panels, next_line, loop = "some", f"(Range){{0, {step.panels}}}", "next", []
         if out is not None:
             ranges, rows, panels = {"rows": some, "panel": "panel"}, "rows", "panel"
-            next_line = "next"
         elif step.shares_rows:
-            loop, panels = f"for (int i = 0; i < {step.panels}; i++) {{", "(Range){i, i + 1}"
+            loop, panels = [f"for (int i = 0; i < {step.panels}; i++) {{"], "(Range){i, i + 1}"
             next_line = (
                 f"line_of(later, lines_before(some, {step.writes.rows}, {step.panels}, i, shape.fetch))"
             )
         elif step.panels_first:
-            loop = "for (Range left = some; left.first < left.last;) {"
+            piece = f"    const Piece piece = next_piece({step.writes.rows}, shape.tall, &left);"
+            loop = ["for (Range left = some; left.first < left.last;) {", piece]
             rows, panels = "piece.rows", "piece.panel"
             next_line = "line_of(later, piece.panel.first * shape.fetch)"
-        out = out or step.writes
+        operands = self._operands(step, out or step.writes)
+        if fetch is None:
+            next_line = "NULL"
+        elif loop:
+            operands.append(("Later later", self._later(fetch, step.panels)))
+        else:
+            operands.append(("const float *next", next_line))
+        weights = "weights, NULL, 1" if step.convolution is None else "weights, bias, 0"
+        add = "NULL" if step.add is None else "add"
+        call = [
+            f"convolve(shape, {int(step.panels_first)}, in, {weights}, out, {add},",
+            f"         {next_line}, {rows}, {panels});",
+        ]
+        if source.precision != self.plan.precision:
+            call = [f"convolve_picture(shape, in, weights, bias, out, {rows});"]
+        elif loop:
+            call = [*loop, *(f"    {line}" for line in call), "}"]
+        shape = self._shape(step, out or step.writes, 0 if fetch is None else fetch.lines)
+        return self._call("convolution", operands, [*shape, *(f"    {line}" for line in call)], ranges)
+
+    def _operands(self, step: Convolve, out: Map) -> list[tuple[str, str]]:
+        """The maps, weights and bias of a convolution that writes to `out`: parameter, argument."""
+        source = step.reads[0]
         operands = [(f"const {_type(source)} *in", self._at(source))]
         if step.own is None:
             packed = step.reads[1]
             operands.append((f"const {_type(packed)} *weights", self._at(packed)))
         else:
             operands.append((f"const {_type(source)} *weights", self._weights(step, step.own)))
-        if convolution is not None:
-            bias = pack_bias(convolution, step.writes.block)
+        if step.convolution is not None:
+            bias = pack_bias(step.convolution, step.writes.block)
             operands.append(("const float *bias", self._packed(bias)))
         operands.append((f"{_type(out)} *out", self._at(out)))
         if step.add is not None:
             operands.append((f"const {_type(step.add)} *add", self._at(step.add)))
-        if fetch is None:
-            next_line = "NULL"
-        elif next_line == "next":
-            operands.append(("const float *next", next_line))
-        else:
-            operands.append(("Later later", self._later(fetch, step.panels)))
-        bias_and_sharing = "NULL, 1" if convolution is None else "bias, 0"
-        add = "NULL" if step.add is None else "add"
-        call = [
-            f"    convolve(shape, {int(step.panels_first)}, in, weights, {bias_and_sharing}, out, {add},",
-            f"             {next_line}, {rows}, {panels});",
-        ]
-        if source.precision != self.plan.precision:
-            call = [f"    convolve_picture(shape, in, weights, bias, out, {rows});"]
-        elif loop:
-            pieces = f"        const Piece piece = next_piece({step.writes.rows}, shape.tall, &left);"
-            inner = [*([] if step.shares_rows else [pieces]), *(f"    {line}" for line in call)]
-            call = [f"    {loop}", *inner, "    }"]
-        body = [*self._shape(step, out, fetch.lines if fetch else 0), *call]
-        return self._call("convolution", operands, body, ranges)
+        return operands
 
     def begins_table(self) -> str:
         """What kernels ask for the weights that a thread fetches."""
