@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 from mobilenets import __version__, zoo
 from mobilenets.benchmark.conditions import Noise, described, glimpse, noise
-from mobilenets.benchmark.engines import ENGINES, LITERT, OURS, SLOW
+from mobilenets.benchmark.engines import ENGINES, LITERT, OURS, SLOW, versions
 from mobilenets.benchmark.results import append_line, compiler_source, kind, quiet, rounds_of
 from mobilenets.benchmark.rounds import in_turn
 from mobilenets.benchmark.samples import MIN_ROUNDS, ratio
@@ -212,15 +212,15 @@ def head(spec: Spec, threads: int, seen: Noise) -> dict[str, Any]:
     }
 
 
-def compile_anew(network: str, results: Path) -> int:
-    """Add to `results` how long our compiler takes for `network`; the exit code.
+def compile_anew(job: Job, results: Path) -> int:
+    """Add to `results` how long our compiler takes for the network of `job`; the exit code.
 
     It is the time from a checkpoint in memory to the library on the disk: the plan, the C code and what the
     C compiler makes of it.
     """
     from mobilenets.exporting.peers import with_random_weights  # and torch, which nothing else here needs
 
-    spec = zoo.build(network)
+    spec = zoo.build(job.network, resolution=job.resolution)
     checkpoint = with_random_weights(spec)
     try:
         with empty_cache():
@@ -237,14 +237,14 @@ def compile_anew(network: str, results: Path) -> int:
     return 0
 
 
-def time_scaling(network: str, results: Path, effort: Effort) -> int:
-    """Add to `results` what a second thread brings us and LiteRT on `network`; the exit code.
+def time_scaling(job: Job, results: Path, effort: Effort) -> int:
+    """Add to `results` what a second thread brings us and LiteRT on the network of `job`; the exit code.
 
     Both engines with one thread and with two are four candidates of one run, so that a round has them all.
     """
     from mobilenets.exporting.peers import prepare, with_random_weights  # and torch, as above
 
-    spec, progress = zoo.build(network), TerminalProgress()
+    spec, progress = zoo.build(job.network, resolution=job.resolution), TerminalProgress()
     with tempfile.TemporaryDirectory() as folder:
         engines, missing = prepare(with_random_weights(spec), (OURS, LITERT), Path(folder), progress=progress)
         pairs = {each.engine: (replace(each, threads=1), replace(each, threads=2)) for each in engines}
@@ -271,7 +271,8 @@ def time_scaling(network: str, results: Path, effort: Effort) -> int:
         {"engine": engine, "one_round_medians_ms": list(one), "two_round_medians_ms": list(two)}
         for engine, (one, two) in rows.items()
     ]
-    append_line(head(spec, 2, found.noise) | {"scaling": scaling, "left_out": left_out}, results)
+    rest = {"versions": versions(rows), "scaling": scaling, "left_out": left_out}
+    append_line(head(spec, 2, found.noise) | rest, results)
     for engine, (one, two) in rows.items():
         print(f"{engine}: {ratio(one, two)} times as fast with two threads as with one")
     print(found.noise)
@@ -281,9 +282,9 @@ def time_scaling(network: str, results: Path, effort: Effort) -> int:
 def measure(job: Job, results: Path, effort: Effort) -> int:
     """The exit code of `job`, whose line is then in `results`."""
     if job.part == "compile":
-        return compile_anew(job.network, results)
+        return compile_anew(job, results)
     if job.part == "scaling":
-        return time_scaling(job.network, results, effort)
+        return time_scaling(job, results, effort)
     return run(command(job, results, effort))
 
 

@@ -229,7 +229,7 @@ OF_A_SECOND_THREAD = """\
 ## What a second thread brings
 
 How many times as fast two threads are as one, with its 95 % interval, batch 1, fp32. Both engines are timed
-with one thread and with two, all four in turn, and the two times of a ratio are of one round. Ours is to be
+with one thread and with two, all four in turn; the two times of a ratio are of one round. Ours is to be
 no less than LiteRT's; where it is less and the intervals overlap, nobody can say.
 """
 
@@ -567,7 +567,7 @@ where they are measured: what a second thread brings, the C program's start, the
 def document(lines: list[Line]) -> str:
     table = [line for line in lines if kind(line)[0] == "engines"]
     profiles = {line["network"]: line for line in lines if kind(line)[0] == "profile"}
-    timed = [line for line in lines if "engines" in line]
+    timed = [line for line in lines if "versions" in line]
     parts: list[str] = [INTRODUCTION]
     for where in dict.fromkeys(map(machine, timed)):
         parts += [f"* {where}"]

@@ -718,7 +718,9 @@ def test_a_compile_begins_with_nothing_kept(tmp_path, monkeypatch, capsys):
             raise EnvironmentFault("there is no C compiler here.")
 
     monkeypatch.setattr(
-        networks.zoo, "build", lambda name: dataclasses.replace(TINY, name=name, resolution=224)
+        networks.zoo,
+        "build",
+        lambda name, *, resolution: dataclasses.replace(TINY, name=name, resolution=resolution),
     )
     monkeypatch.setattr(networks, "find_or_compile", compile_it)
     monkeypatch.setattr(networks, "noise", lambda glimpses: noise([Glimpse((1.0, 1.0), 0)]))
@@ -738,8 +740,9 @@ def test_a_compile_begins_with_nothing_kept(tmp_path, monkeypatch, capsys):
 def test_a_compile_is_timed(tmp_path, monkeypatch):
     """Of the whole library: a C compiler takes longer than reading one that is kept."""
     networks = program("networks")
-    monkeypatch.setattr(networks.zoo, "build", lambda name: TINY)
-    assert networks.compile_anew("tiny", tmp_path / "results.jsonl") == 0
+    monkeypatch.setattr(networks.zoo, "build", lambda name, *, resolution: TINY)
+    job = networks.Job("compile", "tiny")
+    assert networks.compile_anew(job, tmp_path / "results.jsonl") == 0
     line = json.loads((tmp_path / "results.jsonl").read_text())
     assert line["compile_seconds"] > 0.1 and line["compiler_source"] == results.compiler_source()
 
@@ -750,7 +753,9 @@ def test_one_thread_and_two_are_measured_once(tmp_path, monkeypatch, capsys):
     networks = program("networks")
     file, ran = tmp_path / "results.jsonl", []
     monkeypatch.setattr(
-        networks.zoo, "build", lambda name: dataclasses.replace(TINY, name=name, resolution=224)
+        networks.zoo,
+        "build",
+        lambda name, *, resolution: dataclasses.replace(TINY, name=name, resolution=resolution),
     )
 
     def prepared(checkpoint, engines, folder, *, progress):
@@ -765,6 +770,7 @@ def test_one_thread_and_two_are_measured_once(tmp_path, monkeypatch, capsys):
             raise EnvironmentFault("it has one thread.")
         return turn([(3.0 / request.threads,)], [FULL, FULL]), 0.1
 
+    monkeypatch.setattr(networks, "versions", lambda engines: dict.fromkeys(engines, "1.0"))
     monkeypatch.setattr(peers, "prepare", prepared)
     monkeypatch.setattr(rounds, "_turn", take)
     monkeypatch.setattr(rounds, "glimpse", lambda: Glimpse((1.0, 1.0), 0))
@@ -782,6 +788,7 @@ def test_one_thread_and_two_are_measured_once(tmp_path, monkeypatch, capsys):
         for name in ("compiled", "litert")
     ]
     assert whole["left_out"] == {} and whole["compiler_source"] == results.compiler_source()
+    assert whole["versions"] == {"compiled": "1.0", "litert": "1.0"}
     assert whole["noise"]["disturbed"] == 0 and whole["machine"] == conditions.described()
     for line, left_out in (
         (without, {"litert": "it is not here."}),

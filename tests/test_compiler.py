@@ -24,7 +24,7 @@ from calibrated import TINY, calibrated, with_manifest
 from heard import Heard
 from mobilenets import zoo
 from mobilenets.checkpoint import Checkpoint, Manifest
-from mobilenets.compiler import pairs, plan_of, planning, strips, targets, toolchain, translate
+from mobilenets.compiler import fetching, pairs, plan_of, planning, strips, targets, toolchain, translate
 from mobilenets.compiler.emission import comment, text
 from mobilenets.compiler.fetching import fetches
 from mobilenets.compiler.folding import Convolution
@@ -705,6 +705,18 @@ def test_linear_layers_of_any_width(tmp_path, path):
 # --- the same, always ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+def test_networks_on_several_threads_give_the_same_bits(monkeypatch):
+    """Of a real size: shares by width, of rows, and of panels' rows; `tests/test_shares.py` says which."""
+    monkeypatch.setattr(strips, "FAR", 400 * 1024)
+    checkpoint = calibrated(zoo.build("mobilenet_v3_large_100"))
+    pixels = pictures(checkpoint.spec, 1)
+    library = toolchain.cached_library(translate(checkpoint))
+    once = Library(library, threads=1).run(pixels)
+    for threads in (2, 3, 4, 7, 32):
+        np.testing.assert_array_equal(Library(library, threads=threads).run(pixels), once)
+
+
 def test_threads_and_runs_give_the_same_bits(checkpoint):
     pixels = pictures(checkpoint.spec, 6)
     once = open_session(checkpoint, engine="compiled", threads=1).run(pixels)
@@ -858,12 +870,14 @@ def test_sanitizers_find_nothing(tmp_path, monkeypatch, path, precision, spec, f
     """AddressSanitizer and UndefinedBehaviorSanitizer, memory of exactly the size asked for, odd shapes."""
     need(path)
     monkeypatch.setattr(planning, "FEW", 0)
+    monkeypatch.setattr(fetching, "_LEAST", 0)
     monkeypatch.setattr(strips, "FAR", far)
     spec = {"TINY": dataclasses.replace(TINY, resolution=37), "UNEVEN": UNEVEN, "GATED": GATED}[spec]
     odd = '"\\n??/é*/'
     checkpoint = calibrated(spec, labels=(odd, *"bcde"))
     compiler = toolchain.find_compiler()
     program = translate(checkpoint, precision=precision, fp32_maps=path not in BF16)
+    assert ("later_of" in program.files["network.c"]) == (far > 0)
     toolchain.write_sources(program, [path], tmp_path)
     (tmp_path / "guarded.c").write_text(GUARDED)
     sources = ["network.c", "model.c", "labels.c", "weights.c", "guarded.c"]
@@ -881,24 +895,31 @@ def test_sanitizers_find_nothing(tmp_path, monkeypatch, path, precision, spec, f
 @pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 @pytest.mark.parametrize(
-    "path, precision",
+    "path, precision, far",
     [
-        (targets.SCALAR, "fp32"),
-        (targets.SSE2, "fp32"),
-        (targets.AVX2, "bf16"),
-        (targets.AVX512, "fp32"),
-        (targets.AVX512, "bf16"),
-        (targets.AMX_BF16, "bf16"),
+        (targets.SCALAR, "fp32", 0),
+        (targets.SSE2, "fp32", 0),
+        (targets.AVX2, "bf16", 0),
+        (targets.AVX2, "bf16", 1 << 30),
+        (targets.AVX512, "fp32", 0),
+        (targets.AVX512, "fp32", 1 << 30),
+        (targets.AVX512, "bf16", 0),
+        (targets.AMX_BF16, "bf16", 0),
+        (targets.AMX_BF16, "bf16", 1 << 30),
     ],
-    ids=lambda each: getattr(each, "name", each),
+    ids=lambda each: str(getattr(each, "name", each)),
 )
-def test_it_compiles_without_a_warning(checkpoint, tmp_path, monkeypatch, compiler, path, precision):
+def test_it_compiles_without_a_warning(checkpoint, tmp_path, monkeypatch, compiler, path, precision, far):
+    """Also where everything is in strips, and where convolutions fetch weights."""
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not here")
     if path is not targets.SCALAR and platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("this machine's compilers are for another processor")
     monkeypatch.setattr(planning, "FEW", 0)
+    monkeypatch.setattr(fetching, "_LEAST", 0)
+    monkeypatch.setattr(strips, "FAR", far)
     program = translate(checkpoint, precision=precision, fp32_maps=path not in BF16)
+    assert ("later_of" in program.files["network.c"]) == (far > 0)
     toolchain.write_sources(program, [path], tmp_path)
     shutil.copy(Path(toolchain.__file__).parent / "c" / "main.c", tmp_path)
     flags = (*toolchain.FLAGS, *toolchain.WARNINGS, "-Werror", *path.flags, f"-DNETWORK=network_{path.name}")

@@ -1,6 +1,5 @@
 """What a benchmark found: one row for each engine, and what may be said of their order."""
 
-import platform
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from mobilenets import __version__
 from mobilenets.benchmark.conditions import Noise, described
-from mobilenets.benchmark.engines import ENGINES, OURS, PRECISIONS
+from mobilenets.benchmark.engines import ENGINES, OURS, PRECISIONS, versions
 from mobilenets.benchmark.peaks import Peaks, measure_peaks
 from mobilenets.benchmark.program import program_cold_start_ms
 from mobilenets.benchmark.results import compiler_source
@@ -221,7 +220,7 @@ def compare(
         arena_bytes=_arena_bytes(candidates, threads),
         program_ms=_program_ms(spec, candidates),
         machine=described(),
-        versions=_versions(found.timed),
+        versions=versions(found.timed),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -302,9 +301,3 @@ def _installed_bytes(engine: str) -> int:
         path: path.stat().st_size for path in (Path(str(file.locate())) for file in files) if path.is_file()
     }
     return sum(sizes.values())
-
-
-def _versions(timed: Mapping[str, Timed]) -> dict[str, str]:
-    wanted = (ENGINES[engine].distribution for engine in timed)
-    found = {name: metadata.version(name) for name in ("numpy", *wanted) if name is not None}
-    return {"python": platform.python_version(), **found}

@@ -1,7 +1,10 @@
 """The engines of a benchmark: which session runs each of them, how it is set, and in which precisions."""
 
 import os
+import platform
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from mobilenets import checkpoint as checkpoints
@@ -58,3 +61,10 @@ def open_engine(name: str, model: Path, *, threads: int, precision: str) -> Sess
 
         return OpenVinoSession(read_bundle(model), threads=threads, precision=precision)
     return open_session(model, engine=engine.session, threads=threads)
+
+
+def versions(engines: Iterable[str]) -> dict[str, str]:
+    """Of Python, numpy, and what runs `engines`."""
+    wanted = (ENGINES[engine].distribution for engine in engines)
+    found = {name: metadata.version(name) for name in ("numpy", *wanted) if name is not None}
+    return {"python": platform.python_version(), **found}

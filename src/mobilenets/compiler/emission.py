@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenets.checkpoint import Manifest
-from mobilenets.compiler.fetching import Fetch, begins, fetches
+from mobilenets.compiler.fetching import begins, fetches
 from mobilenets.compiler.folding import Convolution
 from mobilenets.compiler.packing import (
     Weights,
@@ -24,6 +24,7 @@ from mobilenets.compiler.packing import (
 )
 from mobilenets.compiler.planning import Plan
 from mobilenets.compiler.steps import (
+    ALIGNMENT,
     BF16,
     FP32,
     INPUTS_AHEAD,
@@ -76,7 +77,7 @@ def emit(plan: Plan, manifest: Manifest) -> Program:
         count=len(titles),
         kernel=max(step.kernel for step in plan.kernels if isinstance(step, Convolve | Depthwise)),
         ahead=INPUTS_AHEAD,
-        begins=emitter.begins_table() if emitter.fetches else "",
+        begins=emitter.begins_table(),
         logits=plan.offset(plan.logits),
         headers="\n".join(f'#include "{name}"' for name in headers),
     )
@@ -103,8 +104,8 @@ _NETWORK = """\
  * Where kernels run in turn they are numbered: rows_1 are those of kernel 1 that this thread computes, now_1
  * those of this turn, and before done_1 they are computed. A convolution and the depthwise convolution
  * over it go panel by panel, row by row: `turn` is the row, `need` the rows of the map between them that it
- * wants, which begin at between_0 or `there`, and `theirs` are the panel's blocks. From `next` on lie weights
- * of later steps, which a convolution fetches beside its products. */
+ * wants, which begin at between_0 or `there`, and `theirs` are the panel's blocks. `later` are weights that
+ * a convolution fetches beside its products. */
 #include "paths.h"
 
 #define MAX_KERNEL {kernel}   /* the largest side of a filter */
@@ -172,7 +173,7 @@ class _Emitter:
         lines = [
             f"/* {comment(step.title)} */",
             f"static void step_{index}(const Run *run, int part, int parts) {{",
-            *(f"    {line}" for line in self._body(step)),
+            *(f"    {line}" for line in (*self._later(step), *self._body(step))),
             "}",
             "",
         ]
@@ -300,11 +301,8 @@ class _Emitter:
             *self._depthwise(depthwise, "turn", entering=between),
         ]
         until = f"p + 1 < {pair.convolve.panels} ? {_first_block(pair, 'p + 1')} : {pair.writes.blocks}"
-        fetch = self.fetches.get(id(pair.convolve))
-        later = "" if fetch is None else self._later(fetch, pair.convolve.panels)
         return [
             f"const Range panel = {{p, p + 1}}, theirs = {{{_first_block(pair, 'p')}, {until}}};",
-            *([f"const float *const next = line_of({later}, p * {fetch.lines});"] if fetch else []),
             *begin,
             *(f"    {line}" for line in calls),
             *end,
@@ -323,32 +321,20 @@ class _Emitter:
     def _convolve(self, step: Convolve, some: str, out: Map | None = None) -> list[str]:
         """The call for `some` rows or panels; in a pair, which writes to `out`, for rows of one `panel`."""
         source, fetch, ranges = step.reads[0], self.fetches.get(id(step)), {"some": some}
-        rows, panels, next_line, loop = "some", f"(Range){{0, {step.panels}}}", "next", []
+        rows, panels, loop = "some", f"(Range){{0, {step.panels}}}", []
         if out is not None:
             ranges, rows, panels = {"rows": some, "panel": "panel"}, "rows", "panel"
-        elif step.shares_rows:
-            loop, panels = [f"for (int i = 0; i < {step.panels}; i++) {{"], "(Range){i, i + 1}"
-            next_line = (
-                f"line_of(later, lines_before(some, {step.writes.rows}, {step.panels}, i, shape.fetch))"
-            )
-        elif step.panels_first:
+        elif step.panels_first and not step.shares_rows:
             piece = f"    const Piece piece = next_piece({step.writes.rows}, shape.tall, &left);"
             loop = ["for (Range left = some; left.first < left.last;) {", piece]
             rows, panels = "piece.rows", "piece.panel"
-            next_line = "line_of(later, piece.panel.first * shape.fetch)"
         operands = self._operands(step, out or step.writes)
-        if fetch is None:
-            next_line = "NULL"
-        elif loop:
-            operands.append(("Later later", self._later(fetch, step.panels)))
-        else:
-            operands.append(("const float *next", next_line))
+        if fetch is not None:
+            operands.append(("Later *later", "&later"))
         weights = "weights, NULL, 1" if step.convolution is None else "weights, bias, 0"
-        add = "NULL" if step.add is None else "add"
-        call = [
-            f"convolve(shape, {int(step.panels_first)}, in, {weights}, out, {add},",
-            f"         {next_line}, {rows}, {panels});",
-        ]
+        add, later = "NULL" if step.add is None else "add", "NULL" if fetch is None else "later"
+        operations = f"shape, {int(step.panels_first)}, in, {weights}, out, {add}, {later}"
+        call = [f"convolve({operations}, {rows}, {panels});"]
         if source.precision != self.plan.precision:
             call = [f"convolve_picture(shape, in, weights, bias, out, {rows});"]
         elif loop:
@@ -374,14 +360,21 @@ class _Emitter:
         return operands
 
     def begins_table(self) -> str:
-        """What kernels ask for the weights that a thread fetches."""
+        """Where steps' weights begin, for `Later`; nothing where no convolution fetches any."""
         values = ", ".join(map(str, self.begins))
-        comment = "/* Where the weights of each step begin that has any. */"
-        return f"{comment}\nstatic const int BEGINS[] = {{{values}}};\n\n"
+        said = "/* Where the weights begin of each step that has any, and where the last ones end. */"
+        return f"{said}\nstatic const int BEGINS[] = {{{values}}};\n\n" if self.fetches else ""
 
-    def _later(self, fetch: Fetch, panels: int) -> str:
-        first = bisect_right(self.begins, fetch.first) - 1
-        return f"(Later){{run->weights, BEGINS + {first}, {fetch.first}, {fetch.lines * panels}, parts}}"
+    def _later(self, step: Step) -> list[str]:
+        """What a thread fetches in `step`, where its convolution does."""
+        convolve = step.convolve if isinstance(step, Pair) else step
+        fetch = self.fetches.get(id(convolve))
+        if fetch is None or not isinstance(convolve, Convolve):
+            return []
+        step_of_first = bisect_right(self.begins, fetch.first) - 1
+        last = min(self.begins[-1], fetch.first + fetch.lines * convolve.panels * ALIGNMENT)
+        which = f"BEGINS + {step_of_first}, {fetch.first}, {last}"
+        return [f"Later later = later_of(run->weights, {which}, part, parts);"]
 
     def _shape(self, step: Convolve, out: Map, fetched: int) -> list[str]:
         tiles = step.tiles

@@ -56,13 +56,11 @@ def fetches(plan: Plan) -> dict[int, Fetch]:
 
 
 def begins(plan: Plan) -> list[int]:
-    """Where the weights of each step begin that has any, in floats; the last end is behind every `Fetch`."""
+    """Where the weights of each step begin that has any, in floats, and where the last ones end."""
     found = [0]
     for step in plan.steps:
         if own := sum(packed_floats(kernel) for kernel in kernels(step)):
             found.append(found[-1] + own)
-    slack = max(ALIGNMENT * step.panels for step in plan.kernels if isinstance(step, Convolve))
-    found[-1] += slack  # every panel fetches whole lines
     return found
 
 

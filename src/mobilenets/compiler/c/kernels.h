@@ -90,33 +90,34 @@ INLINE void convolve_tile(Convolution s, int pixels, int vectors, int panel, con
     }
 }
 
-/* `tall` rows of output, `vectors` vectors of channels. */
+/* `tall` rows of output, `vectors` vectors of channels; every tile fetches `fetched` lines. */
 INLINE void convolve_columns(Convolution s, int tall, int vectors, int panel, const float *const *lines, int from,
                              Range filter, const float *weights, const float *bias, float *to, const float *add,
-                             Ahead ahead) {
+                             Later *later, int fetched) {
     const int wide = tall > 1 ? s.out.columns : smaller_of(s.pixels, s.out.columns);
     const int rest = s.out.columns % wide, whole = s.out.columns - rest;
-    for (int x = 0; x < whole; x += wide, ahead.next += ahead.lines * LINE)
+    for (int x = 0; x < whole; x += wide)
         convolve_tile(s, tall * wide, vectors, panel, lines, from + x * s.stride * s.in.block, filter, weights, bias,
-                      to + x * BLOCK, add ? add + x * BLOCK : NULL, ahead);
+                      to + x * BLOCK, add ? add + x * BLOCK : NULL, take_lines(later, fetched, blocks(s.in)));
     if (rest)
         convolve_tile(s, rest, vectors, panel, lines, from + whole * s.stride * s.in.block, filter, weights, bias,
-                      to + whole * BLOCK, add ? add + whole * BLOCK : NULL, ahead);
+                      to + whole * BLOCK, add ? add + whole * BLOCK : NULL, take_lines(later, fetched, blocks(s.in)));
 }
 
 /* `tall` rows of output, the channels of one panel, which is `panel` wide. */
 INLINE void convolve_panel(Convolution s, int tall, int panel, const float *const *lines, int from, Range filter,
-                           const float *weights, const float *bias, float *to, const float *add, Ahead ahead) {
+                           const float *weights, const float *bias, float *to, const float *add, Later *later,
+                           int fetched) {
     const int tile = smaller_of(s.vectors * VECTOR, panel), rest = panel % tile, whole = panel - rest;
     for (int c = 0; c < whole; c += tile) {
         const int at = c / BLOCK * plane(s.out) + c % BLOCK;
         convolve_columns(s, tall, tile / VECTOR, panel, lines, from, filter, weights + c, bias ? bias + c : NULL,
-                         to + at, add ? add + at : NULL, ahead);
+                         to + at, add ? add + at : NULL, later, fetched);
     }
     if (rest) {
         const int at = whole / BLOCK * plane(s.out) + whole % BLOCK;
         convolve_columns(s, tall, rest / VECTOR, panel, lines, from, filter, weights + whole,
-                         bias ? bias + whole : NULL, to + at, add ? add + at : NULL, ahead);
+                         bias ? bias + whole : NULL, to + at, add ? add + at : NULL, later, fetched);
     }
 }
 
@@ -166,7 +167,7 @@ INLINE void convolve_half_row(Convolution s, const float *line, const float *wei
 
 /* `tall` rows of output from row y on, some panels. `shared` weights are the same for every group. */
 INLINE void convolve_rows(Convolution s, int tall, const float *in, int y, const float *weights, const float *bias,
-                          int shared, float *out, const float *add, const float *next, Range some, int fetched) {
+                          int shared, float *out, const float *add, Later *later, Range some, int fetched) {
     const int inputs = s.in.channels / s.groups, alone = s.out.channels < s.channels;
     const int whole = width(s) / s.panel, rest = width(s) % s.panel, each = whole_panels(s);
     const Range filter = inside(s.kernel, s.stride, s.before, s.in.rows, y);
@@ -180,12 +181,10 @@ INLINE void convolve_rows(Convolution s, int tall, const float *in, int y, const
         const float *w = weights + ((shared ? 0 : group * width(s)) + p * s.panel) * words;
         const size_t at = at_row(s.out, y) + (alone ? 0 : c / BLOCK) * plane(s.out) + s.out.left * BLOCK;
         const float *b = bias ? bias + c : NULL, *added = add ? add + at : NULL;
-        const float *soon = s.fetch ? next + y * s.fetch / s.out.rows * LINE : NULL;
-        const Ahead ahead = {soon, fetched, blocks(s.in), fetched};
         if (p < whole)
-            convolve_panel(s, tall, s.panel, lines, from, filter, w, b, out + at, added, ahead);
+            convolve_panel(s, tall, s.panel, lines, from, filter, w, b, out + at, added, later, fetched);
         else if (rest)
-            convolve_panel(s, tall, rest, lines, from, filter, w, b, out + at, added, ahead);
+            convolve_panel(s, tall, rest, lines, from, filter, w, b, out + at, added, later, fetched);
     }
     if (s.half && some.last > each) {
         const float *w = weights + (size_t)width(s) * weight_rows(s);
@@ -199,24 +198,25 @@ INLINE void convolve_rows(Convolution s, int tall, const float *in, int y, const
 
 /* Some rows and panels of a convolution, packed weights [panel][ky][kx][input][channel of the panel], then those of
  * the half panel, if there is one. The outer loop is over panels where `panels_first`: then the weights of a panel stay
- * in the cache, else the row does; beside the products of a panel the weights are fetched that lie from `next` on. Where
- * tiles are `tall`, `rows` begin at one of them. */
+ * in the cache, else the row does. Where tiles are `tall`, `rows` begin at one of them. `later`, unless there is nothing
+ * to fetch: the weights that are fetched beside the products. */
 INLINE void convolve(Convolution s, int panels_first, const float *in, const float *weights, const float *bias,
-                     int shared, float *out, const float *add, const float *next, Range rows, Range some) {
+                     int shared, float *out, const float *add, Later *later, Range rows, Range some) {
     const Range theirs = {block_of_panel(s, some.first), block_of_panel(s, some.last)};
     for (int y = rows.first; y < rows.last; y++)
         clear_borders(s.out, out + at_row(s.out, y), sizeof *out,
                       s.out.channels < s.channels ? (Range){0, blocks(s.out)} : theirs);
     const int rest = s.out.rows % s.tall;
-    const int tiles = (s.out.rows + s.tall - 1) / s.tall * ((s.out.columns + s.pixels - 1) / s.pixels);
+    const int high = (s.out.rows + s.tall - 1) / s.tall, wide = (s.out.columns + s.pixels - 1) / s.pixels;
+    const int tiles = high * wide * ((s.panel + s.vectors * VECTOR - 1) / (s.vectors * VECTOR));
     const int fetched = (s.fetch + tiles - 1) / tiles;   /* by a tile */
     for (int i = some.first; i < some.last; i += panels_first ? 1 : some.last - some.first) {
         const Range now = panels_first ? (Range){i, i + 1} : some;
         int y = rows.first;
         for (; y + s.tall <= rows.last; y += s.tall)
-            convolve_rows(s, s.tall, in, y, weights, bias, shared, out, add, next, now, fetched);
+            convolve_rows(s, s.tall, in, y, weights, bias, shared, out, add, later, now, fetched);
         if (rest && y < rows.last)
-            convolve_rows(s, rest, in, y, weights, bias, shared, out, add, next, now, fetched);
+            convolve_rows(s, rest, in, y, weights, bias, shared, out, add, later, now, fetched);
     }
 }
 

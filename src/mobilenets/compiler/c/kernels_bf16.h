@@ -223,16 +223,17 @@ INLINE void convolve_tiles(Convolution s, int two, const Spot *spots, const bf16
 
 /* Some rows, one panel; the rows of a filter that lie inside the map must be the same for tiles in one go. */
 INLINE void convolve_panel(Convolution s, const bf16 *in, const bf16 *weights, const float *bias, void *out,
-                           const bf16 *add, Range rows, Ahead ahead) {
-    const int wide = (s.out.columns + s.pixels - 1) / s.pixels;
+                           const bf16 *add, Range rows, Later *later, int fetched) {
+    const int wide = (s.out.columns + s.pixels - 1) / s.pixels, inputs = blocks(s.in) / s.groups;
     const int tall = s.kernel == 1 ? rows.last - rows.first : 1;
     for (int y = rows.first; y < rows.last; y += tall) {
-        for (int t = 0; t < tall * wide; t += TILES, ahead.next += ahead.lines * LINE) {
+        for (int t = 0; t < tall * wide; t += TILES) {
             Spot spots[TILES];
             const int now = smaller_of(TILES, tall * wide - t);
             for (int i = 0; i < now; i++)
                 spots[i] = spot(s, in, y + (t + i) / wide,
                                 smaller_of((t + i) % wide * s.pixels, s.out.columns - s.pixels));
+            const Ahead ahead = take_lines(later, fetched, inputs);
             if (now == 2)
                 convolve_tiles(s, 1, spots, weights, bias, out, add, ahead);
             else
@@ -244,10 +245,10 @@ INLINE void convolve_panel(Convolution s, const bf16 *in, const bf16 *weights, c
 /* Some rows and panels of a convolution. The outer loop is over panels where `panels_first`. `shared` weights are
  * the same for every group. */
 INLINE void convolve(Convolution s, int panels_first, const bf16 *in, const bf16 *weights, const float *bias, int shared,
-                     void *out, const bf16 *add, const float *next, Range rows, Range some) {
+                     void *out, const bf16 *add, Later *later, Range rows, Range some) {
     const int inputs = blocks(s.in) / s.groups, each = whole_panels(s);
     const size_t size = (size_t)s.kernel * s.kernel * inputs * 2 * HALF;
-    const int tiles = (s.out.rows * ((s.out.columns + s.pixels - 1) / s.pixels) + TILES - 1) / TILES;
+    const int wide = (s.out.columns + s.pixels - 1) / s.pixels, tiles = (s.out.rows * wide + TILES - 1) / TILES;
     const int fetched = (s.fetch + tiles - 1) / tiles;   /* by a tile */
     if (some.first == 0 && !s.logits)
         for (int y = rows.first; y < rows.last; y++)
@@ -260,7 +261,7 @@ INLINE void convolve(Convolution s, int panels_first, const bf16 *in, const bf16
             const size_t there = (size_t)i * plane(s.out);
             void *to = s.logits ? (void *)((float *)out + there) : (void *)((bf16 *)out + there);
             convolve_panel(s, in + i / each * inputs * plane(s.in), w, bias ? bias + i * BLOCK : NULL, to,
-                           add ? add + there : NULL, now, (Ahead){next, fetched, inputs, fetched});
+                           add ? add + there : NULL, now, later, fetched);
         }
     }
     end();

@@ -58,12 +58,15 @@ typedef struct {
     int first, last;
 } Range;
 
-/* The weights that a convolution fetches for later: `lines` of them from `first` on, which lie behind the weights of a
- * step that begin at begins[0]; those of the next one begin at begins[1]. */
+/* The weights that a convolution fetches while it computes, and a thread's place among them. Places count floats. A
+ * thread fetches its part of every step's weights, as threads share the outputs of most steps in order; steps of which
+ * every thread reads all have small ones. */
 typedef struct {
     const float *weights;
-    const int *begins;
-    int first, lines, parts;
+    const int *begins;          /* where the weights begin of the step whose are fetched now, and those of the next one */
+    int first, last;            /* all of them, of however many steps */
+    int part, parts;
+    int at, end;                /* what this thread fetches next, and where its part of the step ends */
 } Later;
 
 /* What a tile fetches of the weights that are wanted later: `lines`, some of them for each of its blocks of inputs. */
@@ -79,26 +82,33 @@ INLINE int blocks(Map map) { return (map.channels + map.block - 1) / map.block; 
 INLINE int plane(Map map) { return (map.left + map.columns + map.right) * map.block; }
 INLINE int row(Map map) { return blocks(map) * plane(map); }
 
-/* Where line n of those lies. Threads share a step's weights in order, and fetch what they will read themselves: of
- * every step that part of its lines here which its own share of the step makes up. */
-INLINE const float *line_of(Later later, int n) {
-    if (later.parts == 1)
-        return later.weights + later.first + n * LINE;
-    const int part = n * later.parts / later.lines, last = later.first + later.lines * LINE;
-    int left = (n - later.lines * part / later.parts) * LINE;
-    for (const int *begins = later.begins;; begins++) {
-        const int from = larger_of(begins[0], later.first), to = smaller_of(begins[1], last);
-        const int theirs = (to - from) / later.parts;
-        if (left < theirs || to == last)
-            return later.weights + begins[0] + (begins[1] - begins[0]) * part / later.parts
-                   + (from - begins[0]) / later.parts + left;
-        left -= theirs;
-    }
+/* The part of a step's weights. */
+INLINE void begin_step(Later *later) {
+    const int *begins = later->begins, parts = later->parts;
+    const int from = larger_of(begins[0], later->first), to = smaller_of(begins[1], later->last);
+    later->at = begins[0] + (begins[1] - begins[0]) * later->part / parts + (from - begins[0]) / parts;
+    later->end = later->at + (to - from) / parts;
 }
 
-/* How many lines come before those that a thread fetches beside panel i, of which it computes some of the rows. */
-INLINE int lines_before(Range some, int rows, int panels, int i, int fetch) {
-    return (some.first * (panels - 1) + (some.last - some.first) * i) * fetch / rows;
+INLINE Later later_of(const float *weights, const int *begins, int first, int last, int part, int parts) {
+    Later later = {weights, begins, first, last, part, parts, first, last};
+    if (parts > 1)
+        begin_step(&later);
+    return later;
+}
+
+/* What a tile fetches, at most `lines`, some for each of its `blocks` of inputs. */
+INLINE Ahead take_lines(Later *later, int lines, int blocks) {
+    if (lines == 0)
+        return (Ahead){NULL, 0, 1, 0};
+    const int left = larger_of(0, (later->end - later->at + LINE - 1) / LINE);
+    const Ahead ahead = {later->weights + later->at, lines, blocks, smaller_of(lines, left)};
+    later->at += ahead.left * LINE;
+    while (later->parts > 1 && later->at >= later->end && later->begins[1] < later->last) {
+        later->begins++;
+        begin_step(later);
+    }
+    return ahead;
 }
 
 /* One block's part of `ahead`. */
@@ -127,8 +137,8 @@ INLINE Range share(int units, int part, int parts) {
     return (Range){units * part / parts, units * (part + 1) / parts};
 }
 
-/* Panels by the time that a row of them takes, a block of channels 8: `whole` ones of `wide`, then what is `left`, then half
- * a block, where there is one. */
+/* Panels by the time that a row of them takes, a block of channels 8: so many whole ones of `wide`, then what is left,
+ * then half a block, where there is one. */
 typedef struct {
     int whole, wide, left, half;
 } Widths;
@@ -155,11 +165,12 @@ typedef struct {
     Range rows, panel;
 } Piece;
 
-/* The first piece of `units`, which are the rows of one panel after the other, and which keep the rest. Tiles are `tall`
- * rows high: a piece begins at the one that is nearest. */
+/* The row nearest to `row` at which a tile begins, `tall` rows high; or the end. */
 INLINE int nearest(int row, int tall, int rows) {
     return row < rows ? smaller_of((row + tall / 2) / tall * tall, rows) : rows;
 }
+
+/* The first piece of `units`, which are the rows of one panel after the other, and which keep the rest. */
 INLINE Piece next_piece(int rows, int tall, Range *units) {
     const int panel = units->first / rows, from = units->first % rows;
     const int to = smaller_of(rows, from + units->last - units->first);
